@@ -24,7 +24,9 @@ class ApiError(Exception):
 class ApiClient:
     """Requests as one identity: a client certificate or a bearer token."""
 
-    def __init__(self, server: str, ca_certificate: Path, client: KeyPair | None = None, token: str | None = None) -> None:
+    def __init__(
+        self, server: str, ca_certificate: Path, client: KeyPair | None = None, token: str | None = None
+    ) -> None:
         self.server = server
         self._address = urllib.parse.urlsplit(server).netloc
         self._tls = ssl.create_default_context(cafile=str(ca_certificate))
@@ -46,9 +48,11 @@ class ApiClient:
         finally:
             connection.close()
         is_json = response.headers.get_content_type() == "application/json"
-        answer = json.loads(content) if is_json else content.decode(errors="replace")
+        answer: Any = json.loads(content) if is_json else content.decode(errors="replace")
         if response.status >= 300:
-            reason, message = (answer.get("reason", ""), answer.get("message", "")) if is_json else (response.reason, answer)
+            reason, message = (
+                (answer.get("reason", ""), answer.get("message", "")) if is_json else (response.reason, answer)
+            )
             raise ApiError(response.status, reason, message)
         return answer
 

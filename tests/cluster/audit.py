@@ -85,7 +85,9 @@ def requests_outside_node_grants(events: Iterable[AuditEvent]) -> list[AuditEven
 
     The Node authorizer allows with an empty reason, RBAC names the binding (plugin/pkg/auth/authorizer).
     """
-    return [e for e in events if e.is_node and e.decision == "allow" and not _is_granted_to_every_node(e.decision_reason)]
+    return [
+        e for e in events if e.is_node and e.decision == "allow" and not _is_granted_to_every_node(e.decision_reason)
+    ]
 
 
 def _is_granted_to_every_node(reason: str) -> bool:

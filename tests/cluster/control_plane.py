@@ -1,6 +1,7 @@
 """A real control plane on loopback: etcd, kube-apiserver, kube-controller-manager and kube-scheduler."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.cluster.ports import free_port
 from tests.cluster.processes import ChildProcess, ComponentFailed, Lifetime, ProcessRecord, spawn, wait_until
 
 LOOPBACK = "127.0.0.1"
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 SERVICE_RANGE = "10.96.0.0/16"
 SERVICE_ADDRESS = "10.96.0.1"
 START_TIMEOUT_S = 120.0
@@ -58,7 +60,9 @@ class ControlPlane:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -83,17 +87,20 @@ class ControlPlane:
         return audit.read(self.audit_log)
 
     def start(self) -> None:
-        """Start everything and return when /readyz answers and the controllers work: the default service account is there.
+        """Start everything; returns when /readyz answers and a controller has made the default service account.
 
         A directory that was used before keeps its CA, its ports and its objects.
         Raises: ComponentFailed with the end of the log of what failed; then nothing is left running.
         """
         try:
-            if self._ports_file.exists():
-                self._start_components()
-            else:
+            is_new = not self._ports_file.exists()
+            if is_new:
                 self._prepare()
+            self._link_programs()
+            if is_new:
                 self._start_on_free_ports()
+            else:
+                self._start_components()
             bootstrap_policy.apply(self.api)
             self._wait_for_controllers()
         except BaseException:
@@ -151,25 +158,34 @@ class ControlPlane:
         return msgspec.json.decode(self._ports_file.read_bytes(), type=ClusterPorts)
 
     def _prepare(self) -> None:
+        for unfinished in ("pki", "etcd", "logs"):
+            shutil.rmtree(self.directory / unfinished, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         pki.create(self.pki.directory, server_addresses=self._server_addresses, service_address=SERVICE_ADDRESS)
         self.audit_log.parent.mkdir()
         (self.directory / "audit-policy.yaml").write_text(audit.POLICY)
-        self.kubectl.parent.mkdir()
+
+    def _link_programs(self) -> None:
         binary = cluster_binary()
-        for component in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"):
-            (self.kubectl.parent / component).symlink_to(binary)
+        self.kubectl.parent.mkdir(exist_ok=True)
+        for component in (*COMPONENTS, "kubectl"):
+            link = self.kubectl.parent / component
+            link.unlink(missing_ok=True)
+            link.symlink_to(binary)
 
     def _start_on_free_ports(self) -> None:
-        for attempt in range(1, START_ATTEMPTS + 1):
+        for attempts_left in reversed(range(START_ATTEMPTS)):
             self._ports_file.write_bytes(msgspec.json.encode(ClusterPorts(etcd=free_port(), apiserver=free_port())))
             try:
-                return self._start_components()
+                self._start_components()
             except ComponentFailed as error:
-                # Another process may take a port between the probe and the bind; nothing else is tried again.
-                if "address already in use" not in str(error) or attempt == START_ATTEMPTS:
-                    raise
                 self.stop()
+                self._ports_file.unlink()
+                # Another process may take a port between the probe and the bind; nothing else is tried again.
+                if "address already in use" not in str(error) or not attempts_left:
+                    raise
+            else:
+                return
 
     def _start_components(self) -> None:
         self._api = None
@@ -254,6 +270,8 @@ class ControlPlane:
             f"--kubelet-certificate-authority={keys.ca.certificate}",
             "--kubelet-preferred-address-types=InternalIP,Hostname",
             "--allow-privileged=true",
+            # Without it open watches keep a stopping server alive until it is killed.
+            "--shutdown-watch-termination-grace-period=1s",
             f"--audit-policy-file={self.directory / 'audit-policy.yaml'}",
             f"--audit-log-path={self.audit_log}",
             # One file, never rotated away: the checks read the whole run.

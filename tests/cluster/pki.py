@@ -99,10 +99,23 @@ def create(directory: Path, *, server_addresses: Sequence[str], service_address:
         .sign(ca_key, hashes.SHA256())
     )
     _write(pki.ca, ca_certificate, ca_key)
-    names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+    names = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
     addresses = dict.fromkeys(["127.0.0.1", service_address, *server_addresses])
     alternative_names = [*map(x509.DNSName, names), *(x509.IPAddress(ipaddress.ip_address(a)) for a in addresses)]
-    pki._issue("apiserver", _subject("kube-apiserver", ()), ExtendedKeyUsageOID.SERVER_AUTH, ca_certificate, ca_key, alternative_names)
+    pki._issue(
+        "apiserver",
+        _subject("kube-apiserver", ()),
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        ca_certificate,
+        ca_key,
+        alternative_names,
+    )
     pki.issue_client("admin", "kubernetes-admin", ["system:masters"])
     # No system:masters here: what the API server may do at a kubelet is a ClusterRoleBinding, as kubeadm sets it up.
     pki.issue_client("apiserver-kubelet-client", KUBELET_CLIENT_USER)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import psutil
 
 TAIL_BYTES = 6000
 TAIL_LINES = 25
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ComponentFailed(RuntimeError):
@@ -48,7 +48,7 @@ def start_identity(pid: int) -> str | None:
 
     On Linux the kernel's own clock ticks and boot id are used: they do not move when the wall clock is set.
     """
-    if sys.platform == "linux":
+    if _BOOT_ID.exists():
         try:
             # The command name may hold spaces and parentheses; the fields after the last one are fixed (proc(5)).
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -56,8 +56,7 @@ def start_identity(pid: int) -> str | None:
             return None
         if fields[0] in "ZX":
             return None
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot_id}/{fields[19]}"
+        return f"{_BOOT_ID.read_text().strip()}/{fields[19]}"
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
@@ -66,7 +65,10 @@ def start_identity(pid: int) -> str | None:
 
 
 def stop_recorded(record: ProcessRecord) -> None:
-    """SIGTERM, then SIGKILL after the grace; returns when the process is gone. Does nothing to a process that is not the recorded one."""
+    """SIGTERM, then SIGKILL after the grace; returns when the process is gone.
+
+    A process that took over the pid is left alone.
+    """
     if not record.is_alive():
         return
     for signal_number, patience_s in ((signal.SIGTERM, record.stop_grace_s), (signal.SIGKILL, 10.0)):
@@ -152,7 +154,11 @@ def spawn(
     # Exec keeps the start time, so it may be read before setpriv has become the component. Until we reap it the pid
     # cannot be reused; "gone" can only mean that it has failed already.
     record = ProcessRecord(
-        name=name, pid=popen.pid, start_identity=start_identity(popen.pid) or "gone", log=str(log), stop_grace_s=stop_grace_s
+        name=name,
+        pid=popen.pid,
+        start_identity=start_identity(popen.pid) or "gone",
+        log=str(log),
+        stop_grace_s=stop_grace_s,
     )
     return ChildProcess(record, popen)
 
