@@ -1,0 +1,37 @@
+# Every verb is a script in tools/; this file only names them and says what they need.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench cluster-up node-up down clean lock
+
+help: ## List the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install what is missing (system packages, .venv, Go); does nothing when all is there
+	@tools/setup
+
+demo: setup ## Show the product: cluster, registry, node, a VM pod (KEEP=1 leaves it running)
+	@tools/demo
+
+test: setup ## Run all tests: unit first, then conformance, integration and e2e (ARGS="..." for pytest)
+	@tools/test $(ARGS)
+
+check: setup ## Formatting, lint, types, import contracts, sizes, lock files
+	@tools/check
+
+bench: setup ## Measure the agent and print a table and JSON
+	@tools/bench $(ARGS)
+
+cluster-up: setup ## Start a control plane on loopback and write .run/env
+	@tools/cluster-up
+
+node-up: setup ## Start cluster, registry, Docker engine where none runs, guest image and agent
+	@tools/node-up
+
+down: ## Stop exactly what demo, cluster-up and node-up started
+	@tools/down
+
+clean: down ## Stop everything, then remove .run, .venv and caches inside this checkout
+	@tools/clean
+
+lock: setup ## Resolve the dependencies of pyproject.toml again into requirements/*.lock (network)
+	@tools/lock

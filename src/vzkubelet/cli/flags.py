@@ -1,0 +1,69 @@
+"""Command line flags made from the table of settings. Values stay text: `config` parses all of them at once."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from vzkubelet import config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _option(setting: config.Option) -> Callable[[F], F]:
+    metavar = "[=true|false]" if setting.is_switch else setting.metavar
+    notes = [f"env {setting.env}"] if setting.env else []
+    if setting.default is not None:
+        notes.append(f"default {setting.default}")
+    text = f"{setting.help}  [{'; '.join(notes)}]" if notes else setting.help
+    return click.option(f"--{setting.name}", metavar=metavar, help=text)
+
+
+def daemon(command: F) -> F:
+    """Adds every flag of the daemon."""
+    for setting in reversed([setting for setting in config.options() if setting.flag]):
+        command = _option(setting)(command)
+    return click.option("--config", metavar="FILE", help="YAML file with settings, named as the flags.")(command)
+
+
+def some(*names: str) -> Callable[[F], F]:
+    """Adds the named flags of the daemon to a verb, where they win over the same ones before the verb."""
+    chosen = [setting for setting in config.options() if setting.name in names]
+    assert len(chosen) == len(names), f"no such settings: {set(names) - {setting.name for setting in chosen}}"
+
+    def add(command: F) -> F:
+        for setting in reversed(chosen):
+            command = _option(setting)(command)
+        return command
+
+    return add
+
+
+def values(ctx: click.Context) -> dict[str, str]:
+    """Settings given on the command line up to here, by name without dashes; the nearest to the verb wins."""
+    names = {setting.name for setting in config.options() if setting.flag} | {"config"}
+    given: dict[str, str] = values(ctx.parent) if ctx.parent else {}
+    for parameter, value in ctx.params.items():
+        name = parameter.replace("_", "-")
+        if name in names and value is not None:
+            given[name] = value
+    return given
+
+
+def with_switch_values(args: list[str]) -> list[str]:
+    """Command line with ``=true`` behind every bare switch before the verb.
+
+    Switches take a value only behind ``=``, as in Go, so that ``--disable-taint ps`` is a switch and a verb.
+    """
+    kinds = {f"--{setting.name}": setting.is_switch for setting in config.options() if setting.flag}
+    kinds["--config"] = False
+    rewritten: list[str] = []
+    rest = list(args)
+    while rest and rest[0].startswith("--") and rest[0] != "--":
+        flag = rest.pop(0)
+        if kinds.get(flag):
+            flag += "=true"
+        rewritten.append(flag)
+        if kinds.get(flag) is False and rest:
+            rewritten.append(rest.pop(0))
+    return rewritten + rest

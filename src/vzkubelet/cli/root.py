@@ -1,0 +1,94 @@
+"""The root command: the daemon's flags, and the verbs by name."""
+
+import difflib
+import importlib
+from dataclasses import dataclass
+
+import click
+
+from vzkubelet import config
+from vzkubelet.cli import flags
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Where a verb lives. `help` is kept here so that listing the verbs imports none of them."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+VERBS = {
+    "run": Verb("vzkubelet.cli.run", "run", "Run a pod on this machine without any cluster."),
+    "ps": Verb("vzkubelet.cli.ps", "ps", "List the pods on this machine."),
+    "exec": Verb("vzkubelet.cli.exec", "exec_", "Run a command in a container."),
+    "logs": Verb("vzkubelet.cli.logs", "logs", "Print the log of a container."),
+    "rm": Verb("vzkubelet.cli.rm", "rm", "Delete a pod of this machine."),
+    "image": Verb("vzkubelet.cli.image", "image", "Push, pull, list and remove virtual machine images."),
+    "version": Verb("vzkubelet.cli.version", "version", "Print the version."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a verb when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return None
+        command = getattr(importlib.import_module(verb.module), verb.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in VERBS:
+            near = difflib.get_close_matches(name, VERBS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" There are {', '.join(VERBS)}."
+            raise click.UsageError(f"No such command '{name}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The settings without a flag; in the file they are called by the same name in lower case with dashes."""
+        with formatter.section("Environment"):
+            formatter.write_dl([(setting.env, setting.help) for setting in config.options() if not setting.flag])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, flags.with_switch_values(args))
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@flags.daemon
+@click.pass_context
+def root(ctx: click.Context, /, **_: str | None) -> int | None:
+    """A Kubernetes node whose pods are virtual machines.
+
+    Without a command it runs the node agent until it is told to stop. Settings come from flags, from environment
+    variables and from the file given with --config, in this order of precedence.
+    """
+    if ctx.invoked_subcommand is not None:
+        return None
+    return _run_daemon(ctx)
+
+
+def _run_daemon(ctx: click.Context) -> int | None:
+    from vzkubelet.telemetry import logs
+
+    settings = config.read(flags.values(ctx))
+    logs.configure(settings.logs.level, settings.logs.format)
+    outcome: int | None = importlib.import_module("vzkubelet.daemon").run(settings)
+    return outcome

@@ -1,0 +1,169 @@
+"""Configuration: flags, environment and file become one frozen `Config`.
+
+The only place that reads the environment. `load` is pure; `read` feeds it from this process and adds what only the
+file system can tell. Precedence: flag, environment, file, default. All mistakes are reported at once.
+
+What is set how: `vzkubelet.config.options`. What each setting means: `vzkubelet.config.settings`.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from vzkubelet.config.options import Host, Option
+from vzkubelet.config.options import table as _table
+from vzkubelet.config.resolve import Purpose, Resolution, resolve
+from vzkubelet.config.settings import (
+    Config,
+    DriverChoice,
+    GuestNetwork,
+    GuestSettings,
+    KubeSettings,
+    LogFormat,
+    LogLevel,
+    LogSettings,
+    MachineSettings,
+    NodeSettings,
+    PodSettings,
+    ServerSettings,
+    SidecarSettings,
+    Taint,
+    TraceSettings,
+)
+from vzkubelet.errors import InvalidInput
+
+__all__ = [
+    "Config",
+    "DriverChoice",
+    "GuestNetwork",
+    "GuestSettings",
+    "Host",
+    "KubeSettings",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
+    "MachineSettings",
+    "NodeSettings",
+    "Option",
+    "PodSettings",
+    "Purpose",
+    "ServerSettings",
+    "SidecarSettings",
+    "Taint",
+    "TraceSettings",
+    "effective",
+    "load",
+    "options",
+    "process_environment",
+    "read",
+]
+
+
+def local_host() -> Host:
+    return Host(name=os.uname().nodename, platform=sys.platform, home=str(Path.home()))
+
+
+def options() -> tuple[Option, ...]:
+    """The table of settings with this host's defaults."""
+    return _table(local_host(), os.environ)
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of the environment, for processes that this one starts."""
+    return dict(os.environ)
+
+
+def load(
+    argv_values: Mapping[str, str],
+    env: Mapping[str, str],
+    file: Mapping[str, object] | None = None,
+    *,
+    purpose: Purpose = Purpose.DAEMON,
+    host: Host | None = None,
+) -> Config:
+    """One Config from flag values (by name without dashes), variables and the contents of the file. Pure.
+
+    Raises:
+        InvalidInput: every mistake, in one message.
+    """
+    resolution = resolve(argv_values, env, file, purpose, host or local_host())
+    return _finish(resolution, [])
+
+
+def read(argv_values: Mapping[str, str], *, purpose: Purpose = Purpose.DAEMON) -> Config:
+    """The Config of this process. ``config`` among the flag values names the file.
+
+    Raises:
+        InvalidInput: every mistake, files that cannot be read among them, in one message.
+    """
+    given = dict(argv_values)
+    mistakes: list[str] = []
+    file: Mapping[str, object] | None = None
+    if "config" in given:
+        try:
+            file = read_file(Path(given.pop("config")).expanduser())
+        except InvalidInput as exc:
+            mistakes.append(str(exc))
+    resolution = resolve(given, os.environ, file, purpose, local_host())
+    return _finish(resolution, [*mistakes, *_unreadable(resolution.files)])
+
+
+def read_file(path: Path) -> Mapping[str, object]:
+    """The settings in a YAML file.
+
+    Raises:
+        InvalidInput: unreadable, or not a mapping of names to values.
+    """
+    import yaml  # 13 ms that --help does not need
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise InvalidInput(f"--config: cannot read {path}: {exc.strerror}") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise InvalidInput(f"--config: {path} is not YAML: {' '.join(str(exc).split())}") from exc
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise InvalidInput(f"--config: {path} is not a mapping of setting names to values")
+    return {str(key): value for key, value in document.items()}
+
+
+def effective(config: Config) -> dict[str, str]:
+    """Every setting as text, secrets redacted: what the daemon logs at start."""
+    shown: dict[str, str] = {}
+    for option in options():
+        if not option.target:
+            continue
+        value: object = config
+        for attribute in option.target.split("."):
+            value = getattr(value, attribute)
+        if option.secret:
+            shown[option.target] = "(set)" if value else "(empty)"
+        elif isinstance(value, tuple):
+            shown[option.target] = ",".join(map(str, value))
+        else:
+            shown[option.target] = "" if value is None else str(value)
+    return shown
+
+
+def _finish(resolution: Resolution, more: list[str]) -> Config:
+    mistakes = [*more, *resolution.mistakes]
+    if resolution.config is None or mistakes:
+        if len(mistakes) == 1:
+            raise InvalidInput(mistakes[0], reason="InvalidConfiguration")
+        listed = "".join(f"\n  {mistake}" for mistake in mistakes)
+        raise InvalidInput(f"{len(mistakes)} mistakes in the configuration:{listed}", reason="InvalidConfiguration")
+    return resolution.config
+
+
+def _unreadable(files: Iterable[tuple[str, Path]]) -> list[str]:
+    mistakes = []
+    for label, path in files:
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as exc:
+            mistakes.append(f"{label}: cannot read {path}: {exc.strerror}")
+    return mistakes

@@ -1,0 +1,164 @@
+"""From sources to settings: precedence, unknown names, missing values. Pure; collects mistakes instead of raising."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from vzkubelet.config.options import Host, Option, table
+from vzkubelet.config.settings import (
+    Config,
+    DriverChoice,
+    GuestSettings,
+    KubeSettings,
+    LogSettings,
+    MachineSettings,
+    NodeSettings,
+    PodSettings,
+    ServerSettings,
+    SidecarSettings,
+    TraceSettings,
+)
+from vzkubelet.errors import InvalidInput
+
+
+class Purpose(Enum):
+    DAEMON = "daemon"
+    STANDALONE = "standalone"
+    """No cluster: neither kubeconfig nor serving certificate nor guest login is insisted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    config: Config | None
+    """None when there are mistakes."""
+    mistakes: tuple[str, ...]
+    files: tuple[tuple[str, Path], ...]
+    """Files that must be readable, with the label of their setting; known even when something else is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value as text, and how a message names the place it came from."""
+
+    text: str
+    source: str
+
+
+def resolve(
+    flags: Mapping[str, str],
+    env: Mapping[str, str],
+    file: Mapping[str, object] | None,
+    purpose: Purpose,
+    host: Host,
+) -> Resolution:
+    options = table(host, env)
+    mistakes = [
+        *_unknown(flags, [option.name for option in options if option.flag], "--{}"),
+        *_unknown(file or {}, [option.name for option in options], "configuration file: {}"),
+    ]
+    parsed: dict[str, Any] = {}
+    missing: list[Option] = []
+    for option in options:
+        try:
+            given = _given(option, flags, env, file or {})
+            parsed[option.name] = None if given is None else _parse(option, given)
+        except InvalidInput as exc:
+            mistakes.append(str(exc))
+            continue
+        if given is None and option.required:
+            missing.append(option)
+    mistakes += _missing(missing, parsed, purpose)
+    files = _files(options, parsed, purpose)
+    return Resolution(None if mistakes else _assemble(options, parsed), tuple(mistakes), files)
+
+
+def _files(options: tuple[Option, ...], parsed: Mapping[str, Any], purpose: Purpose) -> tuple[tuple[str, Path], ...]:
+    if purpose is Purpose.STANDALONE:
+        return ()
+    named = ((option.label, parsed.get(option.name)) for option in options if option.is_file)
+    return tuple((label, path) for label, path in named if path is not None)
+
+
+def _given(
+    option: Option, flags: Mapping[str, str], env: Mapping[str, str], file: Mapping[str, object]
+) -> _Given | None:
+    """The winning value. An empty variable and a null in the file count as not given."""
+    if option.flag and option.name in flags:
+        return _Given(flags[option.name], f"--{option.name}")
+    if option.env and env.get(option.env):
+        return _Given(env[option.env], option.env)
+    if file.get(option.name) is not None:
+        source = f"configuration file: {option.name}"
+        return _Given(_file_text(file[option.name], source), source)
+    if option.default is not None:
+        return _Given(option.default, f"--{option.name} (default)")
+    return None
+
+
+def _file_text(value: object, source: str) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str() | int() | float():
+            return str(value)
+        case list() if all(isinstance(item, str) for item in value):
+            return ",".join(value)
+        case _:
+            raise InvalidInput(f"{source}: is neither a text nor a number nor a list of texts")
+
+
+def _parse(option: Option, given: _Given) -> object:
+    try:
+        return option.parse(given.text)
+    except InvalidInput as exc:
+        reason = "is not valid" if option.secret else str(exc)
+        raise InvalidInput(f"{given.source}: {reason}") from exc
+
+
+def _unknown(given: Mapping[str, object], known: list[str], source: str) -> list[str]:
+    mistakes = []
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            mistakes.append(f"{source.format(name)}: no such setting{hint}")
+    return mistakes
+
+
+def _missing(missing: list[Option], parsed: Mapping[str, Any], purpose: Purpose) -> list[str]:
+    """Without a cluster nothing is required; the synthetic driver has no guest to log in to."""
+    if purpose is Purpose.STANDALONE:
+        return []
+    guestless = parsed.get("machine-driver") is DriverChoice.SYNTHETIC
+    return [
+        f"{option.label} is not set: {option.help[0].lower()}{option.help[1:]}"
+        for option in missing
+        if not (guestless and option.target.startswith("guests."))
+    ]
+
+
+def _assemble(options: tuple[Option, ...], parsed: Mapping[str, Any]) -> Config:
+    groups: dict[str, dict[str, Any]] = {}
+    for option in options:
+        group, _, name = option.target.rpartition(".")
+        groups.setdefault(group, {})[name] = parsed[option.name]
+    if parsed["disable-taint"]:
+        groups["node"]["taints"] = ()
+    groups["server"]["verify_clients"] = not parsed["no-verify-clients"]
+    for name in ("ssh_user", "ssh_password"):
+        groups["guests"][name] = groups["guests"][name] or ""
+    return Config(
+        cache_dir=groups[""]["cache_dir"],
+        node=NodeSettings(**groups["node"]),
+        pods=PodSettings(**groups["pods"]),
+        kube=KubeSettings(**groups["kube"]),
+        server=ServerSettings(**groups["server"]),
+        machines=MachineSettings(**groups["machines"]),
+        guests=GuestSettings(**groups["guests"]),
+        sidecars=SidecarSettings(**groups["sidecars"]),
+        logs=LogSettings(**groups["logs"]),
+        traces=TraceSettings(**groups["traces"]),
+    )

@@ -1,0 +1,163 @@
+"""The settings of one daemon, grouped by the room that reads them. All times are seconds, all sizes bytes.
+
+Immutable: a changed setting takes a restart, which costs no guest (machines outlive the daemon).
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class DriverChoice(StrEnum):
+    AUTO = "auto"
+    """``vz`` on macOS, ``qemu`` elsewhere."""
+    VZ = "vz"
+    QEMU = "qemu"
+    SYNTHETIC = "synthetic"
+
+
+class GuestNetwork(StrEnum):
+    AUTO = "auto"
+    """``bridge`` as root, ``user`` otherwise."""
+    BRIDGE = "bridge"
+    USER = "user"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A node taint, in the words of core/v1."""
+
+    key: str
+    value: str
+    effect: str
+    """``NoSchedule``, ``PreferNoSchedule`` or ``NoExecute``."""
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    name: str
+    """Name of the Node object, by default the host name in lower case, as RFC 1123 wants it."""
+    ip: str | None
+    """InternalIP of the node; None = the address of the route to the API server, which is right on one network card."""
+    taints: tuple[Taint, ...]
+    """What keeps ordinary pods away. By default the virtual-kubelet provider taint with the value that the Go project
+    has always used, so that existing tolerations fit; empty with ``--disable-taint``."""
+    cpu_milli: int | None
+    """CPU capacity in thousandths; None = what the host has."""
+    memory_bytes: int | None
+    """Memory capacity; None = what the host has."""
+    max_pods: int | None
+    """Pod capacity; None = the driver's machine slots where it has a limit, else 110 as in the kubelet."""
+    startup_timeout_s: float
+    """How long to wait for the node to be Ready before giving up; 0 = for ever, so that a Mac which boots before its
+    network is there joins when it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    workers: int
+    """Pods whose next step is computed at the same time. 10 keeps one slow pull from delaying all others."""
+    resync_s: float
+    """Every pod is looked at again after this time even if nothing happened; 60 as in the Go project. It heals what
+    a missed event left behind and costs no API request."""
+
+
+@dataclass(frozen=True, slots=True)
+class KubeSettings:
+    kubeconfig: Path
+    """Credentials and address of the API server."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The kubelet HTTPS API."""
+
+    bind_address: str
+    """Address to listen on; all by default because the API server dials the node's own address."""
+    port: int
+    """10250, where API servers and metrics-server look for a kubelet; 0 = any free port, which the node reports."""
+    cert_file: Path | None
+    """PEM serving certificate; None only without a cluster."""
+    key_file: Path | None
+    client_ca_file: Path | None
+    """PEM bundle that client certificates are verified against; None = no client certificate is accepted."""
+    verify_clients: bool
+    """False = client certificates are not asked for (``--no-verify-clients``)."""
+    token_webhook: bool
+    """Whether bearer tokens are checked with TokenReview."""
+    token_cache_s: float
+    """Life of a TokenReview answer. The documented default 0 means the kubelet's own default, 120."""
+    authorized_cache_s: float
+    """Life of a positive SubjectAccessReview answer. The documented default 0 means the kubelet's own, 300."""
+    unauthorized_cache_s: float
+    """Life of a negative SubjectAccessReview answer. The documented default 0 means the kubelet's own, 30."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSettings:
+    driver: DriverChoice
+    network: GuestNetwork
+    """How QEMU guests reach the world (Linux); the vz driver goes by `bridge_interface` alone."""
+    bridge_interface: str | None
+    """Host interface that guests are bridged to, which needs the vmnet entitlement on a Mac; None = NAT."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSettings:
+    ssh_user: str
+    ssh_password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarSettings:
+    docker_host: str
+    """Address of the Docker engine: ``unix://``, ``tcp://``, ``http://`` or ``https://``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    level: LogLevel
+    format: LogFormat
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSettings:
+    endpoint: str | None
+    """OTLP/HTTP endpoint, a URL or host:port; None = no tracing."""
+    insecure: bool
+    """True = plain http, or https without verification."""
+    service_name: str
+    sample_ratio: float
+    """0.0 to 1.0. Everything by default: an agent makes few spans, and the rare slow pull is the one to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    cache_dir: Path
+    """Images, machines and pod volumes. On a Mac the place that the Go project documents, so that a migrated host
+    keeps its disk layout; elsewhere the XDG cache directory."""
+    node: NodeSettings
+    pods: PodSettings
+    kube: KubeSettings
+    server: ServerSettings
+    machines: MachineSettings
+    guests: GuestSettings
+    sidecars: SidecarSettings
+    logs: LogSettings
+    traces: TraceSettings

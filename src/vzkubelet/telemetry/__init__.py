@@ -1,0 +1,1 @@
+"""What the agent tells about itself: structured logs (`logs`). Every room may use it; it uses no room."""
