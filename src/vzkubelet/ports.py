@@ -450,6 +450,8 @@ class ContainerState:
     """``Completed``, ``Error``, ``OOMKilled``, ``StartError``, ``ContainerStatusUnknown``."""
     message: str = ""
     image_id: str = ""
+    address: str = ""
+    """The container's own IP address where it has one (a virtual machine); it becomes status.podIP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,8 +489,12 @@ class ContainerRuntime(Protocol):
     """One kind of container: the pod's virtual machine, or Docker side-cars. The pod rules treat both alike.
 
     - At most one container per (pod, name, attempt); `start` of an existing one returns its state instead of a double.
+    - `prepare` makes the place the process will run in (a booted guest with its mounts; the pod's Docker sandbox) and
+      returns its own address, or "" where it has none. It comes before `start` because a pod's environment may refer to
+      the address; `spec.env` is not yet set. It replaces what an earlier attempt left; repeating it goes on.
+      Failures: reason CreateContainerError or CreatePodSandboxError.
     - `start` returns when the process runs. Failures: reason CreateContainerConfigError, CreateContainerError,
-      RunContainerError, StartError or CreatePodSandboxError.
+      RunContainerError or StartError.
     - `find` returns the newest attempt, running or exited, also of an earlier daemon; None when there is none.
     - `wait` returns the exited state, at once if it has exited; it never misses an exit.
     - `stop` sends SIGTERM, waits at most `grace_s`, then kills; it returns when the process is gone. A later call with
@@ -501,6 +507,8 @@ class ContainerRuntime(Protocol):
     async def find_image(self, reference: str) -> Image | None: ...
 
     async def pull_image(self, reference: str, credentials: Sequence[RegistryCredential]) -> Image: ...
+
+    async def prepare(self, spec: ContainerSpec) -> str: ...
 
     async def start(self, spec: ContainerSpec) -> ContainerState: ...
 
