@@ -17,6 +17,8 @@ import psutil
 TAIL_BYTES = 6000
 TAIL_LINES = 25
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# Daemons are meant to outlive us, but while we live they are our children and somebody has to reap them.
+_daemons: dict[int, subprocess.Popen[bytes]] = {}
 
 
 class ComponentFailed(RuntimeError):
@@ -85,6 +87,8 @@ def _wait_gone(record: ProcessRecord, patience_s: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
+    if (popen := _daemons.get(record.pid)) and popen.poll() is not None:
+        del _daemons[record.pid]
     return True
 
 
@@ -160,6 +164,8 @@ def spawn(
         log=str(log),
         stop_grace_s=stop_grace_s,
     )
+    if lifetime is Lifetime.PERSISTENT:
+        _daemons[popen.pid] = popen
     return ChildProcess(record, popen)
 
 
