@@ -22,10 +22,10 @@ bench: setup ## Measure the agent and print a table and JSON
 	@tools/bench $(ARGS)
 
 cluster-up: setup ## Start a control plane on loopback and write .run/env
-	@tools/cluster-up
+	@tools/cluster_up
 
 node-up: setup ## Start cluster, registry, Docker engine where none runs, guest image and agent
-	@tools/node-up
+	@tools/node_up
 
 down: ## Stop exactly what demo, cluster-up and node-up started
 	@tools/down
