@@ -1,0 +1,34 @@
+"""Back-off of container restarts and image pulls (kuberuntime ``doBackOff``, ``flowcontrol.Backoff``)."""
+
+from vzkubelet.podstate.record import BackOff
+
+CRASH_INITIAL_S = 10.0
+CRASH_MAX_S = 300.0
+PULL_INITIAL_S = 10.0
+PULL_MAX_S = 300.0
+VOLUME_INITIAL_S = 0.5
+VOLUME_MAX_S = 122.0
+"""Kubelet's ``exponentialbackoff`` for mounts: 500 ms doubling to 2 min 2 s."""
+
+
+def waits_until(entry: BackOff, since: float, max_s: float) -> float | None:
+    """When a back-off that counts from `since` (the moment of the failure) is over; None when none applies.
+
+    The first failure has no entry yet and is retried at once. An entry older than twice the maximum is forgotten.
+    """
+    if entry.delay_s == 0 or since - entry.updated_at > 2 * max_s:
+        return None
+    return since + entry.delay_s
+
+
+def next_entry(entry: BackOff, now: float, initial_s: float, max_s: float) -> BackOff:
+    """The entry after one more failure at `now`."""
+    if entry.delay_s == 0 or now - entry.updated_at > 2 * max_s:
+        return BackOff(initial_s, now)
+    return BackOff(min(entry.delay_s * 2, max_s), now)
+
+
+def format_delay(delay_s: float) -> str:
+    """As Go prints a back-off in the kubelet's messages: ``10s``, ``1m20s``, ``5m0s``."""
+    seconds = int(delay_s)
+    return f"{seconds // 60}m{seconds % 60}s" if seconds >= 60 else f"{seconds}s"
