@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MODULE_AIM, MODULE_LIMIT = 400, 600
+MODULE_LIMITS = {"src/vzkubelet/ports.py": 800}
+"""Exceptions: the ports are one page of contracts, docstrings for the most part, and are read together."""
 FUNCTION_AIM, FUNCTION_LIMIT = 50, 80
 
 
@@ -48,7 +50,7 @@ def _measure(path: Path) -> Iterator[Finding]:
     name = path.relative_to(ROOT)
     lines = text.count("\n")
     if lines > MODULE_AIM:
-        yield Finding(str(name), lines, MODULE_LIMIT)
+        yield Finding(str(name), lines, MODULE_LIMITS.get(str(name), MODULE_LIMIT))
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None

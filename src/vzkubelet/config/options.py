@@ -59,15 +59,17 @@ class Option:
 def table(host: Host, env: Mapping[str, str]) -> tuple[Option, ...]:
     path = values.path(host.home)
     return (
-        *_node(host),
+        *_node(path, host),
+        *_pods(),
         *_serving(path),
+        *_access(path),
         *_machines(path, host, env),
+        *_guests(),
         *_telemetry(),
     )
 
 
-def _node(host: Host) -> tuple[Option, ...]:
-    path = values.path(host.home)
+def _node(path: Parser, host: Host) -> tuple[Option, ...]:
     return (
         Option(
             "nodename",
@@ -112,6 +114,11 @@ def _node(host: Host) -> tuple[Option, ...]:
             metavar="KEY=VALUE:EFFECT",
         ),
         Option("disable-taint", "", values.boolean, "Register the node without any taint.", default="false"),
+    )
+
+
+def _pods() -> tuple[Option, ...]:
+    return (
         Option("cpu", "node.cpu_milli", values.cpu_milli, "CPU capacity instead of the host's.", metavar="QUANTITY"),
         Option(
             "memory",
@@ -179,6 +186,11 @@ def _serving(path: Parser) -> tuple[Option, ...]:
             required=True,
             is_file=True,
         ),
+    )
+
+
+def _access(path: Parser) -> tuple[Option, ...]:
+    return (
         Option(
             "client-verify-ca",
             "server.client_ca_file",
@@ -264,6 +276,11 @@ def _machines(path: Parser, host: Host, env: Mapping[str, str]) -> tuple[Option,
             env="VZ_BRIDGE_INTERFACE",
             flag=False,
         ),
+    )
+
+
+def _guests() -> tuple[Option, ...]:
+    return (
         Option(
             "vz-ssh-user",
             "guests.ssh_user",
