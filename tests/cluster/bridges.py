@@ -1,5 +1,6 @@
 """Network bridges with subnets of their own, so that several engines and nodes live on one machine."""
 
+import contextlib
 import ipaddress
 import json
 import random
@@ -27,15 +28,26 @@ def create_bridge(prefix: str = "vzk") -> Bridge:
         _ip("address", "add", str(bridge.gateway), "dev", bridge.name)
         _ip("link", "set", bridge.name, "up")
     except BaseException:
-        delete_link(bridge.name)
+        delete_bridge(bridge.name)
         raise
     return bridge
 
 
-def delete_link(name: str) -> None:
-    """Delete a network interface; one that is gone already is fine."""
-    if subprocess.run(["ip", "link", "show", name], capture_output=True).returncode == 0:
-        _ip("link", "delete", name)
+def delete_bridge(name: str) -> None:
+    """Delete a bridge and what is attached to it; one that is gone already is fine.
+
+    The kernel takes its time to delete the veth pairs of a container that died; they must not be seen any more.
+    """
+    if not link_exists(name):
+        return
+    for port in json.loads(_ip("-json", "link", "show", "master", name)):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            _ip("link", "delete", port["ifname"])
+    _ip("link", "delete", name)
+
+
+def link_exists(name: str) -> bool:
+    return subprocess.run(["ip", "link", "show", name], capture_output=True).returncode == 0
 
 
 def _free_interface() -> ipaddress.IPv4Interface:

@@ -104,13 +104,18 @@ class ControlPlane:
             bootstrap_policy.apply(self.api)
             self._wait_for_controllers()
         except BaseException:
-            self.stop()
+            self._kill_all()
             raise
 
     def stop(self) -> None:
         """Stop what this object started, last first. The files stay."""
         while self._children:
             self._children.popitem()[1].stop()
+
+    def _kill_all(self) -> None:
+        # An API server that waits for its etcd heeds no SIGTERM.
+        while self._children:
+            self._children.popitem()[1].kill()
 
     def stop_apiserver(self) -> None:
         """Stop the API server alone; clients see refused connections from now on."""
@@ -119,7 +124,7 @@ class ControlPlane:
     def start_apiserver(self) -> None:
         """Start the API server on its old port; returns when it is ready."""
         child = self._spawn("kube-apiserver", self._apiserver_flags())
-        wait_until(self.api.is_ready, child, what="/readyz answered", timeout_s=START_TIMEOUT_S)
+        self._wait_until(self.api.is_ready, child, what="/readyz answered")
 
     def restart_apiserver(self) -> None:
         self.stop_apiserver()
@@ -179,7 +184,7 @@ class ControlPlane:
             try:
                 self._start_components()
             except ComponentFailed as error:
-                self.stop()
+                self._kill_all()
                 self._ports_file.unlink()
                 # Another process may take a port between the probe and the bind; nothing else is tried again.
                 if "address already in use" not in str(error) or not attempts_left:
@@ -220,14 +225,22 @@ class ControlPlane:
 
     def _wait_for_controllers(self) -> None:
         def default_account_exists() -> bool:
-            for component in ("etcd", "kube-apiserver", "kube-scheduler"):
-                if (code := self._children[component].exit_code()) is not None:
-                    raise self._children[component].failure(f"exited with code {code}")
             accounts = self.api.get("/api/v1/namespaces/default/serviceaccounts")["items"]
             return any(account["metadata"]["name"] == "default" for account in accounts)
 
         manager = self._children["kube-controller-manager"]
-        wait_until(default_account_exists, manager, what="default service account", timeout_s=START_TIMEOUT_S)
+        self._wait_until(default_account_exists, manager, what="the default service account was made")
+
+    def _wait_until(self, ready: Callable[[], bool], child: ChildProcess, *, what: str) -> None:
+        """Wait for one component, and blame the one that died when it is another."""
+
+        def ready_and_all_alive() -> bool:
+            for other in self._children.values():
+                if (code := other.exit_code()) is not None:
+                    raise other.failure(f"exited with code {code} before {what}")
+            return ready()
+
+        wait_until(ready_and_all_alive, child, what=what, timeout_s=START_TIMEOUT_S)
 
     def _etcd_flags(self) -> list[str]:
         client = f"http://{LOOPBACK}:{self._ports.etcd}"

@@ -47,6 +47,21 @@ class DockerApi:
     def remove_image(self, reference: str) -> None:
         self._request("DELETE", f"/images/{reference}")
 
+    def start_container(self, image: str, *command: str, name: str | None = None) -> str:
+        """Start a container on the default bridge and return its ID; nobody waits for it."""
+        query = f"?{urllib.parse.urlencode({'name': name})}" if name else ""
+        body = json.dumps({"Image": image, "Cmd": command}).encode()
+        headers = {"Content-Type": "application/json"}
+        identity: str = json.loads(self._request("POST", f"/containers/create{query}", body, headers))["Id"]
+        self._request("POST", f"/containers/{identity}/start")
+        return identity
+
+    def container_address(self, container: str) -> str:
+        """IPv4 address of a running container on the default bridge."""
+        settings = json.loads(self._request("GET", f"/containers/{container}/json"))["NetworkSettings"]
+        address: str = settings["Networks"]["bridge"]["IPAddress"]
+        return address
+
     def remove_all_containers(self) -> None:
         """Kill and remove every container."""
         for container in json.loads(self._request("GET", "/containers/json?all=true")):

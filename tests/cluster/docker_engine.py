@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from tests.cluster.bridges import create_bridge
 from tests.cluster.docker_api import DockerApi, DockerApiError
 from tests.cluster.processes import (
@@ -22,12 +24,17 @@ from tests.cluster.processes import (
     Lifetime,
     ProcessRecord,
     spawn,
+    start_identity,
+    stop_recorded,
     wait_until,
 )
 from tests.cluster.registry import Registry
 from tests.cluster.run_state import Leftovers, remove_leftovers
 
 START_TIMEOUT_S = 60.0
+RUNTIME_ROOT = Path("/run")
+RUNTIME_PREFIX = "vzk-docker-"
+OWNER_FILE = "owner.json"
 BUSYBOX = "busybox:test"
 # Plugins that a Docker engine never uses; several look at devices or create directories outside of ours.
 _DISABLED_PLUGINS = (
@@ -38,6 +45,15 @@ _DISABLED_PLUGINS = (
     "io.containerd.snapshotter.v1.devmapper",
     "io.containerd.snapshotter.v1.zfs",
 )
+
+
+class _Owner(msgspec.Struct, frozen=True):
+    """The test process that an engine belongs to, and what to clear up when it was killed."""
+
+    pid: int
+    start_identity: str
+    daemons: tuple[ProcessRecord, ...]
+    leftovers: Leftovers
 
 
 class DockerEngine:
@@ -59,6 +75,7 @@ class DockerEngine:
     ) -> None:
         self.directory = directory.absolute()
         self._wanted_bridge = bridge
+        self.bridge = bridge
         self._lifetime = lifetime
         self._on_start = on_start
         self._on_leftovers = on_leftovers
@@ -153,21 +170,33 @@ class DockerEngine:
 
     def _prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sweep_killed_engines()
         # Socket addresses end at 107 bytes, and the daemons derive theirs from this directory.
-        self._runtime = Path(tempfile.mkdtemp(prefix="vzk-docker-", dir="/run" if os.access("/run", os.W_OK) else None))
-        links: tuple[str, ...] = ()
+        self._runtime = Path(tempfile.mkdtemp(prefix=RUNTIME_PREFIX, dir=RUNTIME_ROOT))
+        bridges: tuple[str, ...] = ()
         if self._wanted_bridge is None:
-            self._bridge = create_bridge("vzkd").name
-            links = (self._bridge,)
-        else:
-            self._bridge = self._wanted_bridge
+            self.bridge = create_bridge("vzkd").name
+            bridges = (self.bridge,)
         self._leftovers = Leftovers(
-            links=links,
+            bridges=bridges,
             mounts_below=(str(self._runtime), str(self.directory)),
             directories=(str(self._runtime),),
             shims_of=str(self._runtime / "containerd.sock"),
         )
         self._on_leftovers(self._leftovers)
+        self._write_owner()
+
+    def _write_owner(self) -> None:
+        """Tell later engines whom this one belongs to; a daemon belongs to nobody and is never swept."""
+        if self._lifetime is Lifetime.WITH_PARENT and self._runtime:
+            pid = os.getpid()
+            owner = _Owner(
+                pid=pid,
+                start_identity=start_identity(pid) or "",
+                daemons=tuple(child.record for child in self._children),
+                leftovers=self._leftovers,
+            )
+            (self._runtime / OWNER_FILE).write_bytes(msgspec.json.encode(owner))
 
     def _start_containerd(self) -> None:
         assert self._runtime
@@ -181,7 +210,7 @@ class DockerEngine:
             f"[grpc]\naddress = {json.dumps(str(address))}\n"
         )
         child = self._spawn("containerd", ["containerd", "--config", str(configuration)])
-        wait_until(address.exists, child, what="socket", timeout_s=START_TIMEOUT_S)
+        wait_until(address.exists, child, what="its socket was there", timeout_s=START_TIMEOUT_S)
 
     def _start_dockerd(self) -> None:
         assert self._runtime
@@ -198,7 +227,7 @@ class DockerEngine:
                 f"--host={self.host}",
                 "--group=root",
                 f"--containerd={self._runtime / 'containerd.sock'}",
-                f"--bridge={self._bridge}",
+                f"--bridge={self.bridge}",
                 "--iptables=false",
                 "--ip6tables=false",
                 "--ip-masq=false",
@@ -207,7 +236,7 @@ class DockerEngine:
                 "--shutdown-timeout=3",
             ],
         )
-        wait_until(self.api.answers, child, what="answer on its socket", timeout_s=START_TIMEOUT_S)
+        wait_until(self.api.answers, child, what="it answered on its socket", timeout_s=START_TIMEOUT_S)
 
     def _spawn(self, name: str, command: list[str]) -> ChildProcess:
         child = spawn(
@@ -216,11 +245,24 @@ class DockerEngine:
             log=self.directory / f"{name}.log",
             lifetime=self._lifetime,
             stop_grace_s=20.0,
-            parent_death_signal="TERM",
         )
         self._children.append(child)
+        self._write_owner()
         self._on_start(child.record)
         return child
+
+
+def sweep_killed_engines() -> None:
+    """Clear up after engines whose test process was killed: a bridge, mounts and containers outlive it."""
+    for file in RUNTIME_ROOT.glob(f"{RUNTIME_PREFIX}*/{OWNER_FILE}"):
+        with contextlib.suppress(FileNotFoundError):  # Somebody else sweeps, or the engine stops right now.
+            owner = msgspec.json.decode(file.read_bytes(), type=_Owner)
+            if start_identity(owner.pid) == owner.start_identity:
+                continue
+            file.rename(file.with_suffix(".swept"))
+            for daemon in reversed(owner.daemons):
+                stop_recorded(daemon)
+            remove_leftovers(owner.leftovers)
 
 
 def busybox_archive() -> bytes:

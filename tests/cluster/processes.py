@@ -56,7 +56,9 @@ def start_identity(pid: int) -> str | None:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        if fields[0] in "ZX":
+        state, thread_count = fields[0], int(fields[17])
+        # A first thread that has exited looks like a zombie while other threads still run.
+        if state in "ZX" and thread_count <= 1:
             return None
         return f"{_BOOT_ID.read_text().strip()}/{fields[19]}"
     try:
@@ -87,8 +89,8 @@ def _wait_gone(record: ProcessRecord, patience_s: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
-    if (popen := _daemons.get(record.pid)) and popen.poll() is not None:
-        del _daemons[record.pid]
+    if popen := _daemons.pop(record.pid, None):
+        popen.wait()
     return True
 
 
@@ -134,16 +136,15 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
     stop_grace_s: float = 10.0,
-    parent_death_signal: str = "KILL",
 ) -> ChildProcess:
     """Start a component in a session of its own (a Ctrl-C reaches only us), with both outputs appended to `log`.
 
-    `parent_death_signal` is what the kernel sends when we die first; it needs setpriv(1) and so works on Linux only.
+    That a child dies with us is the kernel's work and needs setpriv(1), so Linux.
     """
     argv = [str(part) for part in command]
     setpriv = shutil.which("setpriv")
     if lifetime is Lifetime.WITH_PARENT and setpriv:
-        argv = [setpriv, f"--pdeathsig={parent_death_signal}", "--", *argv]
+        argv = [setpriv, "--pdeathsig=KILL", "--", *argv]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         popen = subprocess.Popen(
@@ -179,7 +180,7 @@ def wait_until(ready: Callable[[], bool], child: ChildProcess, *, what: str, tim
         if (code := child.exit_code()) is not None:
             raise child.failure(f"exited with code {code} before {what}")
         if time.monotonic() > deadline:
-            raise child.failure(f"runs, but no {what} within {timeout_s:g} s")
+            raise child.failure(f"runs, but not yet after {timeout_s:g} s: {what}")
         time.sleep(0.05)
 
 

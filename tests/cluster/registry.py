@@ -90,7 +90,7 @@ class Registry:
         )
         self._on_start(self._child.record)
         try:
-            wait_until(self._answers, self._child, what="answer on /v2/", timeout_s=START_TIMEOUT_S)
+            wait_until(self._answers, self._child, what="it answered on /v2/", timeout_s=START_TIMEOUT_S)
         except BaseException:
             self.stop()
             raise

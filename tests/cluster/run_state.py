@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from tests.cluster.bridges import delete_link
+from tests.cluster.bridges import delete_bridge
 from tests.cluster.processes import ProcessRecord, start_identity, stop_recorded
 
 
@@ -22,7 +22,7 @@ class Leftovers(msgspec.Struct, frozen=True, kw_only=True):
     `shims_of` is the address of a containerd whose shims outlive it when it is killed.
     """
 
-    links: tuple[str, ...] = ()
+    bridges: tuple[str, ...] = ()
     mounts_below: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
     shims_of: str = ""
@@ -122,15 +122,15 @@ class RunState:
 
 
 def remove_leftovers(leftovers: Leftovers) -> None:
-    """Kill orphaned shims, unmount, delete links and directories. What is gone already is fine."""
+    """Kill orphaned shims, unmount, delete bridges and directories. What is gone already is fine."""
     if leftovers.shims_of:
         for record in _shims(leftovers.shims_of):
             stop_recorded(record)
     for top in leftovers.mounts_below:
         for mount_point in _mount_points_below(Path(top)):
             subprocess.run(["umount", "--lazy", mount_point], check=True, capture_output=True)
-    for link in leftovers.links:
-        delete_link(link)
+    for bridge in leftovers.bridges:
+        delete_bridge(bridge)
     for directory in leftovers.directories:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(directory)

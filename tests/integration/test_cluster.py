@@ -4,6 +4,7 @@ import json
 import os
 import ssl
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.cluster import audit, daemons
 from tests.cluster.api import ApiClient, ApiError
 from tests.cluster.control_plane import COMPONENTS, ControlPlane
 from tests.cluster.node_credential import SERVING_SIGNER
-from tests.cluster.processes import ComponentFailed, Lifetime, ProcessRecord, spawn
+from tests.cluster.processes import ComponentFailed, Lifetime, ProcessRecord, spawn, start_identity
 from tests.cluster.run_state import RunState
 from tests.support.cluster_fixtures import Kubectl, MintCredential
 
@@ -201,7 +202,25 @@ def test_failed_start_names_the_reason_and_leaves_no_process(tmp_path: Path) -> 
     cluster = ControlPlane(tmp_path / "cluster")
     cluster.directory.mkdir()
     (cluster.directory / "etcd").write_text("not a directory")
-    with pytest.raises(ComponentFailed, match=r"(?s)etcd exited|kube-apiserver"):
+    with pytest.raises(ComponentFailed, match=r"(?s)^etcd exited .*not a directory"):
         cluster.start()
     mine = str(tmp_path)
     assert not [p for p in psutil.process_iter(["cmdline"]) if mine in " ".join(p.info["cmdline"] or [])]
+
+
+def test_components_die_with_a_test_run_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys, time\n"
+        "from tests.cluster.processes import Lifetime, spawn\n"
+        "child = spawn('child', ['sleep', '60'], log=pathlib.Path(sys.argv[1]), lifetime=Lifetime.WITH_PARENT)\n"
+        "time.sleep(0.5); print(child.record.pid, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")], stdout=subprocess.PIPE) as run:
+        assert run.stdout
+        pid = int(run.stdout.readline())
+        assert start_identity(pid)
+        run.kill()
+    deadline = time.monotonic() + 5
+    while start_identity(pid):
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.02)
