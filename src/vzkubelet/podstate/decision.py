@@ -4,7 +4,9 @@ Level-triggered: it is asked again after every event and at `Decision.wake_at`, 
 changes. Commands are imperative; those under way (`busy`) are not repeated.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from vzkubelet.model import pod as api
 from vzkubelet.model import timestamp
@@ -14,6 +16,8 @@ DEFAULT_GRACE_S = 30.0
 FORCED_GRACE_S = 1.0
 """A pod that the API server no longer knows is stopped with the shortest grace that still sends SIGTERM."""
 MINIMUM_GRACE_S = 1.0
+SHORTER_BY_S = 1.0
+"""A second deletion counts as shorter from here on; less is the rounding of timestamps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +76,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Operations under way, by container name."""
+    """Operations under way, by container name; a stop with the moment at which it kills."""
 
     volumes: bool = False
     starting: frozenset[str] = frozenset()
-    stopping: frozenset[str] = frozenset()
+    stopping: Mapping[str, float] = field(default_factory=dict)
 
 
 def decide(pod: api.Pod, known: record.Pod, busy: Busy, now: float) -> Decision:
@@ -157,7 +161,9 @@ def _end(pod: api.Pod, known: record.Pod, busy: Busy, now: float) -> Decision:
     commands.extend(
         StopContainer(entry.name, grace_s)
         for entry in known.containers
-        if isinstance(entry.state, record.Running) and entry.name not in busy.starting
+        if isinstance(entry.state, record.Running)
+        and entry.name not in busy.starting
+        and now + grace_s < busy.stopping.get(entry.name, math.inf) - SHORTER_BY_S
     )
     if commands or busy.stopping or busy.volumes:
         return Decision(tuple(commands))

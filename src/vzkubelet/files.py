@@ -1,0 +1,56 @@
+"""State files that are complete or absent: staged beside their place, synced, renamed."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+STAGING_PREFIX = ".staging-"
+"""What a crash left half made starts with this and may be removed by whoever owns the directory."""
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` by a file with these bytes; a reader sees the old content or the new one, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    staged = path.with_name(f"{STAGING_PREFIX}{os.getpid()}-{path.name}")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in this directory survive a crash of the host."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_if_present(path: Path) -> bytes | None:
+    """The content, or None when there is no such file."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return path.read_bytes()
+    return None
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all below it; one that is gone already is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def children(path: Path) -> list[str]:
+    """Names of the finished entries of a directory, sorted; none when it is not there."""
+    try:
+        return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(STAGING_PREFIX))
+    except FileNotFoundError:
+        return []
