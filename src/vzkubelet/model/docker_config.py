@@ -1,0 +1,182 @@
+"""Registry logins: Docker's config formats and the kubelet's rules of which login fits which image.
+
+Formats: ``.dockerconfigjson`` (also ``~/.docker/config.json``) and the older ``.dockercfg``. Rules: the kubelet's
+``pkg/credentialprovider``: most specific entry first, all that match are candidates in turn.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from vzkubelet.errors import InvalidInput
+from vzkubelet.model.objects import Secret
+from vzkubelet.model.reference import Reference
+
+SECRET_TYPE_JSON = "kubernetes.io/dockerconfigjson"  # noqa: S105 - the name of a type
+SECRET_TYPE_LEGACY = "kubernetes.io/dockercfg"  # noqa: S105
+SECRET_KEY_JSON = ".dockerconfigjson"  # noqa: S105
+SECRET_KEY_LEGACY = ".dockercfg"  # noqa: S105
+
+T = TypeVar("T")
+_HUB_KEY = "index.docker.io"
+_TOKEN_USER = "<token>"  # noqa: S105 - Docker's mark for "the password is an identity token"
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryCredential:
+    """One candidate login for a registry, as resolved from pull secrets."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    identitytoken: str = ""
+
+
+class _ConfigFile(msgspec.Struct, frozen=True):
+    auths: dict[str, _Entry] | None = None
+
+
+class Keyring:
+    """Logins by registry, in the order in which they are tried."""
+
+    def __init__(self) -> None:
+        self._logins: dict[str, list[RegistryCredential]] = {}
+
+    def add_config(self, content: bytes, source: str) -> None:
+        """Add a ``config.json``. `source` names it in messages.
+
+        Raises:
+            InvalidInput: not such a file; contents are never quoted.
+        """
+        self._add(_decode(content, _ConfigFile, source).auths or {}, source)
+
+    def add_legacy(self, content: bytes, source: str) -> None:
+        """Add a ``.dockercfg``; see `add_config`."""
+        self._add(_decode(content, dict[str, _Entry], source), source)
+
+    def add_secret(self, secret: Secret) -> None:
+        """Add a pull secret. One of another type is passed over, as the kubelet does."""
+        data = secret.data or {}
+        source = f"secret {secret.metadata.namespace}/{secret.metadata.name}"
+        if secret.type == SECRET_TYPE_JSON and data.get(SECRET_KEY_JSON):
+            self.add_config(data[SECRET_KEY_JSON], source)
+        elif secret.type == SECRET_TYPE_LEGACY and data.get(SECRET_KEY_LEGACY):
+            self.add_legacy(data[SECRET_KEY_LEGACY], source)
+
+    def lookup(self, reference: Reference) -> tuple[RegistryCredential, ...]:
+        """Candidates for an image, most specific first; empty = pull anonymously."""
+        image = reference.repository
+        found = [
+            login for key in sorted(self._logins, reverse=True) if _matches(key, image) for login in self._logins[key]
+        ]
+        if not found and _is_hub(image):
+            found = self._logins.get(_HUB_KEY, [])
+        return tuple(found)
+
+    def _add(self, entries: dict[str, _Entry], source: str) -> None:
+        for location, entry in entries.items():
+            key = _key(location)
+            login = _login(entry, f"{source}: entry {location}")
+            if key:
+                self._logins.setdefault(key, []).append(login)
+
+
+def candidates(secrets: Iterable[Secret], reference: Reference) -> tuple[RegistryCredential, ...]:
+    """The logins that a pod's pull secrets hold for an image, in the order in which to try them.
+
+    Raises:
+        InvalidInput: a secret of a pull secret's type cannot be read.
+    """
+    keyring = Keyring()
+    for secret in secrets:
+        keyring.add_secret(secret)
+    return keyring.lookup(reference)
+
+
+def _decode(content: bytes, type_: type[T], source: str) -> T:
+    try:
+        return msgspec.json.decode(content, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # The cause is dropped on purpose: its text may quote what the secret holds.
+        raise InvalidInput(
+            f"{source} is not a Docker config: write one with kubectl create secret docker-registry"
+        ) from None
+
+
+def _login(entry: _Entry, source: str) -> RegistryCredential:
+    username, password = entry.username, entry.password
+    if entry.auth:
+        username, password = _decode_auth(entry.auth, source)
+    identity_token = entry.identitytoken
+    if username == _TOKEN_USER:
+        username, password, identity_token = "", "", identity_token or password
+    return RegistryCredential(username, password, identity_token)
+
+
+def _decode_auth(auth: str, source: str) -> tuple[str, str]:
+    stripped = "".join(auth.split())
+    try:
+        text = base64.b64decode(stripped + "=" * (-len(stripped) % 4), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        text = ""
+    username, colon, password = text.partition(":")
+    if not colon:
+        raise InvalidInput(f"{source}: unable to parse auth field, must be formatted as base64(username:password)")
+    # Docker's own client pads the stored password with zero bytes in some versions.
+    return username, password.strip("\0")
+
+
+def _key(location: str) -> str:
+    """``host[:port][/path]`` of an entry; ``/v1/`` and ``/v2/`` mean the whole host. Empty when it is no URL."""
+    with_scheme = location if location.startswith(("https://", "http://")) else f"https://{location}"
+    try:
+        parts = urlsplit(with_scheme)
+        _ = parts.port
+    except ValueError:
+        return ""
+    host = parts.netloc.rpartition("@")[2]
+    path = parts.path
+    if path.startswith(("/v1/", "/v2/")):
+        path = path[3:]
+    return host if path in ("", "/") else host + path
+
+
+def _matches(pattern: str, image: str) -> bool:
+    """Equal ports, as many host labels, each matching its glob, and the path a prefix (kubelet ``URLsMatch``)."""
+    pattern_host, pattern_port, pattern_path = _split(pattern)
+    image_host, image_port, image_path = _split(image)
+    if pattern_port != image_port or not image_path.startswith(pattern_path):
+        return False
+    globs, labels = pattern_host.split("."), image_host.split(".")
+    return len(globs) == len(labels) and all(
+        _label_pattern(glob).fullmatch(label) for glob, label in zip(globs, labels, strict=True)
+    )
+
+
+def _split(location: str) -> tuple[str, str, str]:
+    host, slash, path = location.partition("/")
+    name, port = host, ""
+    if not host.endswith("]") and ":" in host:
+        name, _, port = host.rpartition(":")
+    return name, port, slash + path
+
+
+def _label_pattern(glob: str) -> re.Pattern[str]:
+    """Go's ``filepath.Match`` without classes, which no host name can need."""
+    return re.compile("".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in glob))
+
+
+def _is_hub(image: str) -> bool:
+    return image.split("/", 1)[0] in ("docker.io", _HUB_KEY)
