@@ -10,12 +10,16 @@ that hold for every method here:
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from vzkubelet.model.docker_config import RegistryCredential as RegistryCredential
 from vzkubelet.model.identity import PodRef
+from vzkubelet.model.logs import LogEntry as LogEntry
+from vzkubelet.model.logs import LogOptions as LogOptions
+from vzkubelet.model.logs import OutputStream as OutputStream
 from vzkubelet.model.objects import ConfigMap, Secret, Service
 from vzkubelet.model.pod import Pod
 
@@ -61,15 +65,6 @@ class ExecRequest:
 
 
 # --- Images ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryCredential:
-    """One candidate login for a registry, as resolved from pull secrets."""
-
-    username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +280,6 @@ class MachineDriver(Protocol):
 # --- Guests ------------------------------------------------------------------------------------------------------
 
 
-class OutputStream(StrEnum):
-    STDOUT = "stdout"
-    STDERR = "stderr"
-
-
 class OutputLog(Protocol):
     """A container log being written. It is its own ledger: what was appended is known after a crash, to the byte."""
 
@@ -452,27 +442,6 @@ class ContainerState:
     image_id: str = ""
     address: str = ""
     """The container's own IP address where it has one (a virtual machine); it becomes status.podIP."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    """``containerLogs`` query, parsed. Times are nanoseconds since the epoch; None = not asked."""
-
-    follow: bool = False
-    tail_lines: int | None = None
-    since_ns: int | None = None
-    limit_bytes: int | None = None
-    timestamps: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """One line, or a part of one (`partial`: no newline follows yet). `data` carries no newline."""
-
-    time_ns: int
-    stream: OutputStream
-    data: bytes
-    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
