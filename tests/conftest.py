@@ -1,0 +1,13 @@
+"""For all tests: the fixtures of tests/support, and what hypothesis may take."""
+
+from pathlib import Path
+
+import hypothesis
+
+pytest_plugins = [
+    f"tests.support.{path.stem}" for path in sorted((Path(__file__).parent / "support").glob("*_fixtures.py"))
+]
+
+# Machines are shared and slow: the time of one example says nothing. A failure prints the blob that repeats it.
+hypothesis.settings.register_profile("shared", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("shared")
