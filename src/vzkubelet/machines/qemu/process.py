@@ -1,0 +1,249 @@
+"""Processes that outlive the daemon: started apart from it, known by (pid, start time, boot), watched by pidfd."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vzkubelet.aio import run_blocking
+from vzkubelet.errors import DeadlineExceeded, MachineFault, Unsupported
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where the programs of a Debian host lie; the environment of the daemon is not handed on to what it starts."""
+OWNER = "VZKUBELET_OWNER"
+"""Environment variable of every process started here: the directory it belongs to. It is set in the same system call
+that starts the program, so there is no moment in which a crash of the daemon leaves a process nobody can find."""
+ROLE = "VZKUBELET_ROLE"
+_PROC = Path("/proc")
+_COMMAND_TIMEOUT_S = 30.0
+_KILL_TIMEOUT_S = 30.0
+"""A killed process that is not gone by then hangs in the kernel; waiting longer would not help."""
+
+
+class ProcessRef(msgspec.Struct, frozen=True):
+    """One process for ever: a reused pid has another start time, another boot another id."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedProcess:
+    """A process found by its mark."""
+
+    ref: ProcessRef
+    owner: str
+    role: str
+
+
+def boot_id() -> str:
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def _stat(pid: int) -> tuple[str, int, int] | None:
+    """State letter, start time in ticks, CPU ticks of a process (proc(5)); None when there is none."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in front may hold anything
+    return fields[0], int(fields[19]), int(fields[11]) + int(fields[12])
+
+
+def reference(pid: int) -> ProcessRef | None:
+    """The process that has this pid now; None when it has ended."""
+    found = _stat(pid)
+    if found is None or found[0] in "ZX":
+        return None
+    return ProcessRef(pid, found[1], boot_id())
+
+
+def is_alive(ref: ProcessRef) -> bool:
+    return reference(ref.pid) == ref
+
+
+def cpu_ns(ref: ProcessRef) -> int:
+    """CPU time of the process so far, 0 when it has ended."""
+    found = _stat(ref.pid)
+    if found is None or found[1] != ref.start_ticks:
+        return 0
+    return found[2] * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(ref: ProcessRef) -> int:
+    """Resident memory, shared pages included; 0 when the process has ended."""
+    try:
+        pages = int((_PROC / str(ref.pid) / "statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def owned(under: Path) -> list[OwnedProcess]:
+    """Every live process whose owner is `under` or lies below it, found by its environment."""
+    found = []
+    prefix = os.fsencode(f"{OWNER}={under}")
+    for entry in _PROC.iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+        owner = next((v for v in variables if v == prefix or v.startswith(prefix + b"/")), None)
+        if owner is None:
+            continue
+        ref = reference(int(entry.name))
+        if ref is not None:
+            role = next((v for v in variables if v.startswith(f"{ROLE}=".encode())), b"=")
+            found.append(OwnedProcess(ref, os.fsdecode(owner.partition(b"=")[2]), os.fsdecode(role.partition(b"=")[2])))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start one program. `stdin` and `stdout` are descriptors, None = nothing; `log` receives stderr."""
+
+    argv: Sequence[str]
+    owner: Path
+    role: str
+    cwd: Path
+    log: Path
+    stdin: int | None = None
+    stdout: int | None = None
+    pass_fds: tuple[int, ...] = ()
+
+
+def launch(how: Launch) -> ProcessRef:
+    """Start a program in a session of its own; it knows nothing of this process and survives it.
+
+    Raises: MachineFault when it cannot be started.
+    """
+    environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", OWNER: str(how.owner), ROLE: how.role}
+    try:
+        with how.log.open("ab") as log:
+            process = subprocess.Popen(
+                how.argv,
+                cwd=how.cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL if how.stdin is None else how.stdin,
+                stdout=subprocess.DEVNULL if how.stdout is None else how.stdout,
+                stderr=log,
+                pass_fds=how.pass_fds,
+                start_new_session=True,
+            )
+    except OSError as exc:
+        raise MachineFault(f"cannot start {how.argv[0]}: {exc.strerror or exc}") from exc
+    # Popen was only the launcher: the exit is collected by `ExitWatch`, whoever is the parent by then.
+    process.returncode = 0
+    found = _stat(process.pid)
+    assert found is not None, "an unreaped child is always in /proc"
+    return ProcessRef(process.pid, found[1], boot_id())
+
+
+def send_signal(ref: ProcessRef, number: signal.Signals) -> None:
+    """Signal exactly this process; one that has ended is no error."""
+    with _pidfd(ref) as descriptor:
+        if descriptor is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+
+
+@contextlib.contextmanager
+def _pidfd(ref: ProcessRef) -> Iterator[int | None]:
+    """A descriptor of this very process; None when it has ended (a zombie still has one)."""
+    try:
+        descriptor = os.pidfd_open(ref.pid)
+    except ProcessLookupError:
+        yield None
+        return
+    except OSError as exc:
+        raise Unsupported(f"cannot watch processes (pidfd_open: {exc.strerror}); Linux 5.4 or later is needed") from exc
+    try:
+        found = _stat(ref.pid)  # after the open: the pid cannot have changed hands since
+        same = found is not None and found[1] == ref.start_ticks and boot_id() == ref.boot_id
+        yield descriptor if same else None
+    finally:
+        os.close(descriptor)
+
+
+async def exit_of(ref: ProcessRef) -> int | None:
+    """Wait until the process has ended. Its status as `subprocess` gives it (negative = signal) where it was started
+    by this process, else None."""
+    loop = asyncio.get_running_loop()
+    with _pidfd(ref) as descriptor:
+        if descriptor is None:
+            return None
+        ended = asyncio.Event()
+        loop.add_reader(descriptor, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+        try:
+            result = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - it has ended
+        except ChildProcessError:
+            return None
+    if result is None:
+        return None
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+async def kill(refs: Sequence[ProcessRef]) -> None:
+    """SIGKILL and wait until all are gone. Raises: DeadlineExceeded when the kernel does not let one go."""
+    for ref in refs:
+        send_signal(ref, signal.SIGKILL)
+    try:
+        async with asyncio.timeout(_KILL_TIMEOUT_S):
+            for ref in refs:
+                await exit_of(ref)
+    except TimeoutError:
+        stuck = ", ".join(str(ref.pid) for ref in refs if is_alive(ref))
+        raise DeadlineExceeded(
+            f"process {stuck} did not die within {_KILL_TIMEOUT_S:.0f} s of SIGKILL: it hangs in the kernel"
+        ) from None
+
+
+async def run(*command: str, stdin: str = "") -> tuple[int, str]:
+    """Run a short command to its end: exit status, then its output or, when it failed, what it said about it.
+
+    On cancellation the command goes on to its end; callers use commands that can be repeated.
+    Raises: MachineFault (cannot be started), DeadlineExceeded.
+    """
+    try:
+        done = await run_blocking(_run, command, stdin)
+    except OSError as exc:
+        raise MachineFault(f"cannot run {command[0]}: {exc.strerror or exc}") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise DeadlineExceeded(f"{' '.join(command)} did not end within {_COMMAND_TIMEOUT_S:.0f} s") from exc
+    return done.returncode, done.stderr if done.returncode else done.stdout
+
+
+def _run(command: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        input=stdin,
+        env={"PATH": SEARCH_PATH, "LANG": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_COMMAND_TIMEOUT_S,
+        check=False,
+    )
+
+
+def last_words(log: Path, limit_bytes: int = 2000) -> str:
+    """The end of a log, for error messages."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
