@@ -17,7 +17,8 @@ from tests.cluster.ports import free_port
 from tests.cluster.processes import ChildProcess, ComponentFailed, Lifetime, ProcessRecord, spawn, wait_until
 
 LOOPBACK = "127.0.0.1"
-COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+_CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+COMPONENTS = ("etcd", "kube-apiserver", *_CONTROLLERS)
 SERVICE_RANGE = "10.96.0.0/16"
 SERVICE_ADDRESS = "10.96.0.1"
 START_TIMEOUT_S = 120.0
@@ -121,10 +122,17 @@ class ControlPlane:
         """Stop the API server alone; clients see refused connections from now on."""
         self._children.pop("kube-apiserver").stop()
 
-    def start_apiserver(self) -> None:
-        """Start the API server on its old port; returns when it is ready."""
-        child = self._spawn("kube-apiserver", self._apiserver_flags())
-        self._wait_until(self.api.is_ready, child, what="/readyz answered")
+    def start_apiserver(self, *, fresh_controllers: bool = True) -> None:
+        """Start the API server again, on its old port; returns when it is ready.
+
+        The controller manager and the scheduler are started anew as well: after an outage of some seconds their clients
+        back off for up to 30 s, which is nothing that a test of a node agent wants to wait for.
+        """
+        self._start_apiserver()
+        if fresh_controllers:
+            for component in _CONTROLLERS:
+                self._children.pop(component).kill()
+            self._start_controllers()
 
     def restart_apiserver(self) -> None:
         self.stop_apiserver()
@@ -196,7 +204,14 @@ class ControlPlane:
         self._api = None
         self._write_kubeconfigs()
         self._spawn("etcd", self._etcd_flags())
-        self.start_apiserver()
+        self._start_apiserver()
+        self._start_controllers()
+
+    def _start_apiserver(self) -> None:
+        child = self._spawn("kube-apiserver", self._apiserver_flags())
+        self._wait_until(self.api.is_ready, child, what="/readyz answered")
+
+    def _start_controllers(self) -> None:
         self._spawn("kube-controller-manager", self._controller_manager_flags())
         self._spawn("kube-scheduler", self._scheduler_flags())
 
@@ -296,6 +311,9 @@ class ControlPlane:
             f"--kubeconfig={self.directory / 'controller-manager.kubeconfig'}",
             "--controllers=*,bootstrapsigner,tokencleaner",
             "--use-service-account-credentials",
+            # With the default of 20 requests/s the controllers' first tokens alone take 4 s.
+            "--kube-api-qps=300",
+            "--kube-api-burst=600",
             f"--root-ca-file={self.pki.ca.certificate}",
             f"--service-account-private-key-file={self.pki.service_account_key}",
             f"--cluster-signing-cert-file={self.pki.ca.certificate}",

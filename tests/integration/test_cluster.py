@@ -162,7 +162,9 @@ def test_audit_finds_what_only_a_role_binding_allowed(cluster: ControlPlane, min
     assert {e.object.resource for e in outside} == {"namespaces"}
 
 
-def test_objects_and_port_survive_a_restart_of_the_apiserver(cluster: ControlPlane, namespace: str) -> None:
+def test_objects_and_port_survive_a_restart_of_the_apiserver(
+    cluster: ControlPlane, mint_credential: MintCredential, namespace: str
+) -> None:
     server = cluster.server
     cluster.stop_apiserver()
     with pytest.raises(OSError, match="refused"):
@@ -170,6 +172,8 @@ def test_objects_and_port_survive_a_restart_of_the_apiserver(cluster: ControlPla
     cluster.start_apiserver()
     assert cluster.server == server
     assert cluster.api.get(f"/api/v1/namespaces/{namespace}")["metadata"]["name"] == namespace
+    # The controllers work again, too: the certificate comes from one of them.
+    mint_credential()
 
 
 def test_daemons_come_up_once_and_down_stops_only_them(tmp_path: Path) -> None:
