@@ -1,5 +1,6 @@
 """For all tests: the fixtures of tests/support, and what hypothesis may take."""
 
+import asyncio
 from pathlib import Path
 
 import hypothesis
@@ -11,3 +12,6 @@ pytest_plugins = [
 # Machines are shared and slow: the time of one example says nothing. A failure prints the blob that repeats it.
 hypothesis.settings.register_profile("shared", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("shared")
+
+# Until a loop was set once, asyncio makes one for whoever asks, and a plugin asks before each test without a loop.
+asyncio.set_event_loop(None)

@@ -170,5 +170,5 @@ class RemoteProtocolError(ProtocolError):
 
 def clip(text: str, limit: int = MAX_FOREIGN_TEXT) -> str:
     """Foreign text made fit for a message: one line, printable, at most `limit` characters."""
-    flat = "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
+    flat = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -43,6 +43,9 @@ def test_warns():
 async def test_forgets_await():
     asyncio.sleep(1)
 
+def test_harmless_without_loop():
+    pass
+
 async def test_harmless_hour(looptime):
     await asyncio.sleep(3600)
     assert looptime == 3600
@@ -67,8 +70,11 @@ async def test_harmless_pair():
 def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
     """Whether each planted test failed, by name."""
     directory = tmp_path_factory.mktemp("planted")
-    shutil.copy(ROOT / "tests/unit/conftest.py", directory)
-    (directory / "test_planted.py").write_text(PLANTED)
+    unit = directory / "unit"
+    unit.mkdir()
+    shutil.copy(ROOT / "tests/conftest.py", directory)
+    shutil.copy(ROOT / "tests/unit/conftest.py", unit)
+    (unit / "test_planted.py").write_text(PLANTED)
     report = directory / "report.xml"
     configuration = ("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(directory), "--confcutdir", str(directory))
     subprocess.run(

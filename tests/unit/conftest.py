@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
-        if item.get_closest_marker("looptime") is None:
+        # On a test without a loop the marker would make one, and leave it.
+        if pytest_asyncio.is_async_test(item) and item.get_closest_marker("looptime") is None:
             item.add_marker(pytest.mark.looptime)
 
 

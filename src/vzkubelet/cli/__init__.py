@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from vzkubelet.cli.root import root
+from vzkubelet.cli.verbs import root
 from vzkubelet.errors import Error
 
 USAGE_EXIT_CODE = 2

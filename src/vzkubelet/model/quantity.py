@@ -3,7 +3,8 @@
 The only place where a quantity becomes a number. Arithmetic is exact (Decimal), rounding is up, as in the original.
 """
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+import re
+from decimal import ROUND_CEILING, Decimal
 
 from vzkubelet.errors import InvalidInput
 
@@ -21,6 +22,8 @@ _DECIMAL = {
     "E": Decimal(10**18),
 }
 _MAX = Decimal(2**63 - 1)
+_DIGITS = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+"""An exponent stands instead of a suffix, never beside one."""
 
 
 def parse(text: str | int | float) -> Decimal:
@@ -39,11 +42,8 @@ def parse(text: str | int | float) -> Decimal:
 
 
 def _number(whole: str, digits: str) -> Decimal:
-    try:
-        value = Decimal(digits)
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or abs(value) > _MAX or "_" in digits:
+    value = Decimal(digits) if _DIGITS.fullmatch(digits) and ("e" not in digits.lower() or digits == whole) else None
+    if value is None or abs(value) > _MAX:
         raise InvalidInput(
             f'"{whole}" is not a quantity: write a number with an optional suffix such as 500m, 2Gi or 1G'
         )

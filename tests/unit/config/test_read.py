@@ -1,0 +1,67 @@
+"""What `read` adds to `load`: the process environment, the file, and files that must be readable."""
+
+from pathlib import Path
+
+import pytest
+
+from vzkubelet import config
+from vzkubelet.errors import InvalidInput
+
+
+@pytest.fixture(autouse=True)
+def daemon_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in config.options():
+        if option.env:
+            monkeypatch.delenv(option.env, raising=False)
+    for name in ("kubeconfig", "tls.crt", "tls.key"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("APISERVER_CERT_LOCATION", str(tmp_path / "tls.crt"))
+    monkeypatch.setenv("APISERVER_KEY_LOCATION", str(tmp_path / "tls.key"))
+    monkeypatch.setenv("VZ_SSH_USER", "admin")
+    monkeypatch.setenv("VZ_SSH_PASSWORD", "admin")
+
+
+def test_file_settings_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("nodename: mac-9\ndisable-taint: true\n")
+    settings = config.read({"config": str(file), "max-pods": "3"})
+    assert (settings.node.name, settings.node.taints, settings.node.max_pods) == ("mac-9", (), 3)
+
+
+def test_empty_file_is_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").touch()
+    assert config.read({"config": str(tmp_path / "settings.yaml")}).server.port == 10250
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("- a\n- b\n", "is not a mapping of setting names"), ("a: [", "is not YAML"), ("\x00", "is not YAML")],
+)
+def test_unusable_file_is_reported_beside_other_mistakes(tmp_path: Path, content: str, reason: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    with pytest.raises(InvalidInput) as caught:
+        config.read({"config": str(file), "log-level": "loud"})
+    assert reason in str(caught.value)
+    assert "--log-level" in str(caught.value)
+
+
+def test_missing_file_is_named() -> None:
+    with pytest.raises(InvalidInput, match="--config: cannot read /nowhere: No such file or directory"):
+        config.read({"config": "/nowhere"})
+
+
+def test_unreadable_files_are_reported_beside_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "gone"))
+    monkeypatch.setenv("APISERVER_CERT_LOCATION", str(tmp_path))
+    with pytest.raises(InvalidInput) as caught:
+        config.read({"log-level": "loud"})
+    assert f"KUBECONFIG): cannot read {tmp_path / 'gone'}: No such file" in str(caught.value)
+    assert f"APISERVER_CERT_LOCATION: cannot read {tmp_path}: Is a directory" in str(caught.value)
+    assert str(caught.value).startswith("3 mistakes")
+
+
+def test_without_a_cluster_no_kubeconfig_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    assert config.read({}, purpose=config.Purpose.STANDALONE).kube.kubeconfig == Path("/nowhere")
