@@ -1,0 +1,328 @@
+"""One pod's machine while this process knows it: boot, the connection to its guest, and the watch over its end."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vzkubelet import aio, errors, files, ports
+from vzkubelet.aio import Clock
+from vzkubelet.model.identity import PodRef
+from vzkubelet.pods import container_log
+from vzkubelet.pods.directory import PodDirectories, read_json
+from vzkubelet.pods.machine_state import MachineContainer, Phase, Process, container_id
+
+_log = logging.getLogger(__name__)
+
+BOOT_DEADLINE_S = 300.0
+"""From power-on to the first SSH login. A first boot of a macOS guest takes minutes on a busy host."""
+SYNC_DEADLINE_S = 5.0
+"""How long a guest may take to write its shares back before it is switched off."""
+CONSOLE_POLL_S = 0.5
+STOP_NOTICE_S = 2.0
+"""A guest that powers off drops its connection before its machine has ended: wait this long to tell the two apart."""
+LOG_RETRY_S = 5.0
+KILLED = 137
+CONSOLE_TAIL_BYTES = 300
+KEPT_LOGS = 2
+"""The log of the attempt that runs and of the one before, which ``kubectl logs --previous`` shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a machine container is made of."""
+
+    driver: ports.MachineDriver
+    images: ports.MachineImages
+    guests: ports.Guests
+    directories: PodDirectories
+    clock: Clock
+
+
+class Session:
+    """All calls for one pod. `ended` is set when the container has exited and its state file says how."""
+
+    def __init__(self, parts: Parts, pod: PodRef) -> None:
+        self._parts = parts
+        self._pod = pod
+        self._directory = parts.directories.of(pod.uid)
+        self._guest: ports.Guest | None = None
+        self._guest_lock = asyncio.Lock()
+        self._monitor: asyncio.Task[None] | None = None
+        self._stop_asked = False
+        self.ended = asyncio.Event()
+
+    # --- From nothing to a running container ------------------------------------------------------------------------
+
+    async def prepare(self, spec: ports.ContainerSpec, image: ports.MachineImage, machine: ports.MachineSpec) -> str:
+        """A booted guest with its mounts, for this attempt; returns its address. Goes on where an earlier call was."""
+        path = self._directory.container_file(spec.name)
+        state = read_json(path, MachineContainer)
+        if state is None or state.attempt != spec.attempt or state.phase is Phase.EXITED:
+            await self._discard()
+            state = MachineContainer(
+                spec.name,
+                spec.attempt,
+                container_id(self._parts.driver.name, self._pod.uid, spec.name, spec.attempt),
+                image.image_id,
+                log=str(spec.log_path or self._directory.log_file(spec.name, spec.attempt)),
+            )
+            await self._save(state)
+            self._drop_old_logs(spec.name, spec.attempt)
+        try:
+            address = await self._boot(machine)
+            guest = await self.guest()
+            mounts = [
+                ports.GuestMount(f"v{index}", mount.mount_path, read_only=mount.read_only)
+                for index, mount in enumerate(spec.mounts)
+            ]
+            await guest.prepare(spec.hostname, mounts)
+        except errors.Error as exc:
+            await self._discard()
+            raise type(exc)(f"{exc.message}", reason="CreateContainerError") from exc
+        await self._save(msgspec.structs.replace(state, address=address.ip))
+        return address.ip
+
+    async def _boot(self, machine: ports.MachineSpec) -> ports.GuestAddress:
+        driver, uid = self._parts.driver, self._pod.uid
+        try:
+            phase = (await driver.status(uid)).phase
+        except errors.NotFound:
+            await driver.create(machine)
+            phase = ports.MachinePhase.CREATED
+        if phase is ports.MachinePhase.STOPPED:  # it died while no daemon looked; a boot begins with a fresh clone
+            await driver.delete(uid)
+            await driver.create(machine)
+            phase = ports.MachinePhase.CREATED
+        if phase is ports.MachinePhase.CREATED:
+            await driver.start(uid)
+        return await self._while_machine_runs(self._address())
+
+    async def _address(self) -> ports.GuestAddress:
+        try:
+            async with asyncio.timeout(BOOT_DEADLINE_S):
+                return await self._parts.driver.address(self._pod.uid)
+        except TimeoutError as exc:
+            raise errors.DeadlineExceeded(
+                f"the guest had no address {BOOT_DEADLINE_S:.0f} s after power-on{self._console_tail()}"
+            ) from exc
+
+    async def _while_machine_runs(self, work: Coroutine[Any, Any, ports.GuestAddress]) -> ports.GuestAddress:
+        working = aio.spawn(work, name=f"boot of {self._pod.key}", on_crash=lambda _: None)
+        stopped = aio.spawn(self._parts.driver.wait(self._pod.uid), name=f"stop in boot of {self._pod.key}")
+        try:
+            await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            fault = stopped.result().fault or "the guest powered off"
+            raise errors.MachineFault(f"the virtual machine stopped while booting: {fault}{self._console_tail()}")
+        finally:
+            await aio.cancel(working, stopped)
+
+    def _console_tail(self) -> str:
+        content = files.read_if_present(self._parts.driver.console(self._pod.uid)) or b""
+        text = errors.clip(content[-CONSOLE_TAIL_BYTES:].decode(errors="replace"))
+        return f"; the console ends with: {text}" if text else ""
+
+    async def start(self, spec: ports.ContainerSpec, process: Process | None) -> MachineContainer:
+        """Launch the process (or take the machine itself as the process) and watch over it."""
+        path = self._directory.container_file(spec.name)
+        state = read_json(path, MachineContainer)
+        assert state is not None, "prepare comes first"
+        if state.phase is Phase.RUNNING:
+            self.adopt(state)
+            return state
+        if process is not None:
+            try:
+                await (await self.guest()).start(process.port())
+            except errors.Error as exc:
+                reason = exc.reason if exc.reason == "StartError" else "RunContainerError"
+                raise type(exc)(exc.message, reason=reason) from exc
+        state = msgspec.structs.replace(
+            state, phase=Phase.RUNNING, process=process, started_at=self._parts.clock.time()
+        )
+        await self._save(state)
+        self.adopt(state)
+        return state
+
+    # --- While it runs ------------------------------------------------------------------------------------------------
+
+    def adopt(self, state: MachineContainer) -> None:
+        """Watch over a running container; calling it again does nothing."""
+        if self._monitor is None:
+            self.ended.clear()
+            self._monitor = aio.spawn(self._watch(state), name=f"watch {state.name} of {self._pod.key}")
+
+    async def guest(self) -> ports.Guest:
+        """The channel into the guest, connected on first use."""
+        async with self._guest_lock:
+            if self._guest is None:
+                driver = self._parts.driver
+                address = await driver.address(self._pod.uid)
+                self._guest = await self._parts.guests.connect(address, driver.host_key(self._pod.uid), BOOT_DEADLINE_S)
+            return self._guest
+
+    async def _watch(self, state: MachineContainer) -> None:
+        log = container_log.Writer(Path(state.log))
+        following = aio.spawn(self._follow(state, log), name=f"output of {self._pod.key}", on_crash=lambda _: None)
+        stopped = aio.spawn(self._parts.driver.wait(self._pod.uid), name=f"machine of {self._pod.key}")
+        try:
+            await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done() and state.process is None:
+                await following  # the console is a file on this host: read it to its end
+            if following.done() and following.exception() is not None:
+                await asyncio.wait({stopped}, timeout=STOP_NOTICE_S)
+            exited = self._outcome(state, following, stopped)
+            if not stopped.done():
+                await self._switch_off()
+        finally:
+            await aio.cancel(following, stopped)
+            log.close()
+        await self._save(exited)
+        self.ended.set()
+
+    def _outcome(
+        self,
+        state: MachineContainer,
+        following: "asyncio.Task[ports.ExitStatus | None]",
+        stopped: "asyncio.Task[ports.MachineStatus]",
+    ) -> MachineContainer:
+        now = self._parts.clock.time()
+        fault = following.exception() if following.done() else None
+        status = following.result() if following.done() and fault is None else None
+        if status is not None:
+            return state.exited(status.code, status.signal, "Completed" if status.code == 0 else "Error", "", now)
+        if not stopped.done():
+            return state.exited(KILLED, 9, "Error", f"the guest was lost: {fault}", now)
+        machine = stopped.result()
+        finished_at = machine.stopped_at or now
+        if machine.fault and not self._stop_asked:
+            return state.exited(KILLED, 9, "Error", f"the virtual machine stopped: {machine.fault}", finished_at)
+        if machine.fault:
+            return state.exited(KILLED, 9, "Error", "", finished_at)
+        if state.process is None:
+            return state.exited(0, 0, "Completed", "", finished_at)
+        return state.exited(KILLED, 9, "Error", "the guest powered off while the process was running", finished_at)
+
+    async def _follow(self, state: MachineContainer, log: container_log.Writer) -> ports.ExitStatus | None:
+        if state.process is None:
+            await self._follow_console(log)
+            return None
+        while True:
+            try:
+                return await (await self.guest()).follow(state.process.id, log)
+            except errors.Exhausted as exc:  # the output waits in the guest until there is room for it
+                _log.warning("log of pod %s: %s; trying again", self._pod.key, exc)
+                await asyncio.sleep(LOG_RETRY_S)
+
+    async def _follow_console(self, log: container_log.Writer) -> None:
+        """Copy the console file until the machine has stopped and all of it is in the log."""
+        driver, uid = self._parts.driver, self._pod.uid
+        console = driver.console(uid)
+        stdout = ports.OutputStream.STDOUT
+        while True:
+            running = (await driver.status(uid)).phase is ports.MachinePhase.RUNNING
+            block = await aio.run_blocking(_read_at, console, log.received_bytes(stdout))
+            if block:
+                log.append(stdout, block)
+            elif not running:
+                return
+            else:
+                await asyncio.sleep(CONSOLE_POLL_S)
+
+    async def _switch_off(self) -> None:
+        """The process has ended, so its machine goes too; what it wrote to its volumes is written back first."""
+        guest = self._guest
+        if guest is not None:
+            try:
+                async with asyncio.timeout(SYNC_DEADLINE_S):
+                    await guest.exec(ports.ExecRequest(("sync",)), None, _Silent())
+            except (TimeoutError, errors.Error) as exc:
+                _log.debug("guest of %s not synced: %s", self._pod.key, exc)
+        await self._parts.driver.kill(self._pod.uid)
+
+    # --- The end ------------------------------------------------------------------------------------------------------
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask, wait at most `grace_s`, then switch off. Returns when the container has exited."""
+        self._stop_asked = True
+        state = self._running_state()
+        asking = aio.spawn(self._ask(state), name=f"ask {self._pod.key} to stop")
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.ended.wait()
+        except TimeoutError:
+            await self._parts.driver.kill(self._pod.uid)
+            await self.ended.wait()
+        finally:
+            await aio.cancel(asking)
+
+    async def _ask(self, state: MachineContainer | None) -> None:
+        try:
+            if state is not None and state.process is not None:
+                await (await self.guest()).signal(state.process.id, 15)
+            else:
+                await self._parts.driver.power_off(self._pod.uid)
+                await (await self.guest()).shut_down()
+        except errors.Error as exc:
+            _log.debug("guest of %s cannot be asked to stop: %s", self._pod.key, exc)
+
+    def _running_state(self) -> MachineContainer | None:
+        for name in files.children(self._directory.path / "containers"):
+            state = read_json(self._directory.path / "containers" / name, MachineContainer)
+            if state is not None and state.phase is Phase.RUNNING:
+                return state
+        return None
+
+    async def close(self) -> None:
+        """Let go: the machine runs on."""
+        await aio.cancel(self._monitor)
+        self._monitor = None
+        if self._guest is not None:
+            guest, self._guest = self._guest, None
+            await guest.close()
+
+    async def _discard(self) -> None:
+        """Forget the machine of an earlier attempt."""
+        await self.close()
+        await self._parts.driver.delete(self._pod.uid)
+        self._stop_asked = False
+        self.ended.clear()
+
+    async def _save(self, state: MachineContainer) -> None:
+        path = self._directory.container_file(state.name)
+        await aio.run_blocking(files.write_atomic, path, msgspec.json.encode(state))
+
+    def _drop_old_logs(self, name: str, attempt: int) -> None:
+        for entry in files.children(self._directory.log_directory(name)):
+            if int(Path(entry).stem) <= attempt - KEPT_LOGS:
+                (self._directory.log_directory(name) / entry).unlink(missing_ok=True)
+
+
+class _Silent:
+    """Streams that nobody listens to."""
+
+    def stdin(self) -> None:
+        return None
+
+    def resizes(self) -> None:
+        return None
+
+    async def write_stdout(self, data: bytes) -> None:
+        return None
+
+    async def write_stderr(self, data: bytes) -> None:
+        return None
+
+
+def _read_at(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(container_log.BLOCK_BYTES)
+    except FileNotFoundError:
+        return b""

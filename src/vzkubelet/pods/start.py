@@ -1,0 +1,178 @@
+"""Starting one attempt of one container, step by step: image, place, environment, process."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from vzkubelet import errors, ports
+from vzkubelet.model import pod as api
+from vzkubelet.pods import image_policy
+from vzkubelet.pods.directory import PodDirectory
+from vzkubelet.pods.world import World
+from vzkubelet.podstate import environment, events, record, resources
+from vzkubelet.ports import EventType
+
+START_ERROR_EXIT_CODE = 128
+"""What containerd reports for a process that could not be executed."""
+
+Post = Callable[[events.Event], None]
+
+
+class ContainerStart:
+    """One start. Every outcome is posted as an event; only cancellation leaves `run` with an exception."""
+
+    def __init__(
+        self,
+        world: World,
+        pod: api.Pod,
+        known: record.Pod,
+        directory: PodDirectory,
+        mounts: Mapping[str, Path],
+        post: Post,
+    ) -> None:
+        self._world = world
+        self._pod = pod
+        self._known = known
+        self._directory = directory
+        self._volumes = mounts
+        self._post = post
+
+    async def run(self, name: str, attempt: int) -> None:
+        container = next(c for c in self._pod.spec.containers if c.name == name)
+        try:
+            state = await self._start(container, attempt)
+        except errors.Error as exc:
+            self._failed(container, attempt, exc)
+            return
+        self._event(container, "Started", "Container started")
+        self._post(events.ContainerStarted(name, attempt, state.id, state.image_id, state.started_at))
+
+    async def _start(self, container: api.Container, attempt: int) -> ports.ContainerState:
+        runtime = self._world.runtime_of(self._pod, container.name)
+        image = await image_policy.ensure(self._world, self._pod, self._known.ref, container)
+        self._post(events.ImageReady(container.name, image.image_id))
+        spec = self._spec(container, attempt, image, ())
+        await self._require_objects(container)
+        address = await runtime.prepare(spec)
+        if address:
+            self._post(events.AddressLearned(address))
+        variables = await self._environment(container, address or self._known.ip)
+        self._event(container, "Created", "Container created")
+        return await runtime.start(self._spec(container, attempt, image, variables))
+
+    async def _require_objects(self, container: api.Container) -> None:
+        """A missing secret is told before a machine is booted for nothing."""
+        await self._environment(container, self._known.ip)
+
+    async def _environment(self, container: api.Container, pod_ip: str) -> tuple[tuple[str, str], ...]:
+        namespace, source = self._pod.metadata.namespace, self._world.objects
+        names = environment.references(container)
+        node = self._world.node()
+        facts = environment.Facts(
+            secrets=await _present(source.secret, namespace, names.secrets),
+            config_maps=await _present(source.config_map, namespace, names.config_maps),
+            services=await source.services(namespace),
+            pod_ip=pod_ip,
+            host_ip=node.ip,
+            allocatable_cpu_milli=node.allocatable_cpu_milli,
+            allocatable_memory_bytes=node.allocatable_memory_bytes,
+        )
+        return environment.resolve(self._pod, container, facts)
+
+    def _spec(
+        self, container: api.Container, attempt: int, image: ports.Image, variables: tuple[tuple[str, str], ...]
+    ) -> ports.ContainerSpec:
+        parsed = resources.container_resources(container)
+        return ports.ContainerSpec(
+            pod=self._known.ref,
+            name=container.name,
+            attempt=attempt,
+            image=image,
+            command=environment.expand_all(container.command, variables),
+            args=environment.expand_all(container.args, variables),
+            env=variables,
+            working_dir=container.working_dir,
+            user=_user(self._pod.spec, container),
+            hostname=self._pod.spec.hostname or self._pod.metadata.name,
+            stdin=container.stdin,
+            stdin_once=container.stdin_once,
+            tty=container.tty,
+            mounts=self._mounts(container),
+            resources=ports.ContainerResources(
+                parsed.cpu_request_milli, parsed.cpu_limit_milli, parsed.memory_request_bytes, parsed.memory_limit_bytes
+            ),
+            log_path=self._directory.log_file(container.name, attempt),
+        )
+
+    def _mounts(self, container: api.Container) -> tuple[ports.ContainerMount, ...]:
+        mounts = []
+        for mount in container.volume_mounts or []:
+            source = self._volumes[mount.name]
+            if mount.sub_path:
+                source = _below(source, mount)
+            mounts.append(ports.ContainerMount(mount.name, source, mount.mount_path, mount.read_only))
+        return tuple(mounts)
+
+    def _failed(self, container: api.Container, attempt: int, exc: errors.Error) -> None:
+        if exc.reason == "StartError":
+            self._event(container, "Failed", f"Error: {exc.message}", EventType.WARNING)
+            now = self._world.clock.time()
+            ended = record.Terminated(START_ERROR_EXIT_CODE, "StartError", exc.message, 0, now, now)
+            self._post(events.ContainerExited(container.name, attempt, ended))
+            return
+        reason = exc.reason if exc.reason in _WAITING_REASONS else "CreateContainerError"
+        if not events.is_pull_reason(reason):
+            self._event(container, "Failed", f"Error: {exc.message}", EventType.WARNING)
+        self._post(events.StartFailed(container.name, reason, exc.message))
+
+    def _event(self, container: api.Container, reason: str, text: str, type_: EventType = EventType.NORMAL) -> None:
+        self._world.recorder.pod_event(self._known.ref, type_, reason, text, container.name)
+
+
+_WAITING_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "CreatePodSandboxError",
+        "RunContainerError",
+    }
+)
+
+
+async def _present(
+    read: Callable[[str, str], Awaitable[environment.T]], namespace: str, names: frozenset[str]
+) -> dict[str, environment.T]:
+    found = {}
+    for name in sorted(names):
+        try:
+            found[name] = await read(namespace, name)
+        except errors.NotFound:
+            continue  # whether that matters is for the environment's rules to say
+        except errors.Error as exc:
+            raise type(exc)(exc.message, reason=environment.CONFIG_ERROR) from exc
+    return found
+
+
+def _below(volume: Path, mount: api.VolumeMount) -> Path:
+    """A subPath, kept inside its volume."""
+    parts = Path(mount.sub_path).parts
+    if Path(mount.sub_path).is_absolute() or ".." in parts:
+        text = f'subPath "{mount.sub_path}" of volume "{mount.name}" must be relative and stay inside the volume'
+        raise errors.InvalidInput(text, reason=environment.CONFIG_ERROR)
+    source = volume.joinpath(*parts)
+    if not source.resolve().is_relative_to(volume.resolve()):
+        text = f'subPath "{mount.sub_path}" of volume "{mount.name}" leads out of the volume'
+        raise errors.InvalidInput(text, reason=environment.CONFIG_ERROR)
+    source.mkdir(parents=True, exist_ok=True)
+    return source
+
+
+def _user(spec: api.PodSpec, container: api.Container) -> str:
+    own, shared = container.security_context, spec.security_context
+    user = own.run_as_user if own and own.run_as_user is not None else shared.run_as_user if shared else None
+    group = own.run_as_group if own and own.run_as_group is not None else shared.run_as_group if shared else None
+    if user is None:
+        return "" if group is None else f"0:{group}"
+    return str(user) if group is None else f"{user}:{group}"

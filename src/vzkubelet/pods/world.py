@@ -1,0 +1,47 @@
+"""What a pod worker is given: the ports, and the few facts about the node that pods may ask for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vzkubelet import ports
+from vzkubelet.aio import Clock
+from vzkubelet.errors import Unavailable
+from vzkubelet.model import pod as api
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """Of the node, for the downward API and the pod status."""
+
+    ip: str
+    allocatable_cpu_milli: int
+    allocatable_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """`sidecars` is None where no Docker engine is: pods with one container still work."""
+
+    machines: ports.ContainerRuntime
+    sidecars: ports.ContainerRuntime | None
+    volumes: ports.Volumes
+    objects: ports.Objects
+    recorder: ports.Recorder
+    api_server: ports.PodStatusWriter
+    clock: Clock
+    node: Callable[[], NodeFacts]
+
+    def runtime_of(self, pod: api.Pod, container: str) -> ports.ContainerRuntime:
+        """The first container is a machine, all others are side-cars.
+
+        Raises:
+            Unavailable: a side-car is asked for and there is no Docker engine.
+        """
+        if pod.spec.containers[0].name == container:
+            return self.machines
+        if self.sidecars is None:
+            raise Unavailable(
+                f"container {container} needs a Docker engine and none answers: start it or set DOCKER_HOST",
+                reason="CreateContainerError",
+            )
+        return self.sidecars
