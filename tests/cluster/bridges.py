@@ -17,7 +17,7 @@ class Bridge:
     gateway: ipaddress.IPv4Interface
 
 
-def create_bridge(prefix: str = "vzk") -> Bridge:
+def create_bridge(prefix: str = "tdocker") -> Bridge:
     """Make a bridge with an unused private /24 (root only).
 
     Raises: subprocess.CalledProcessError with the message of ip(8) as a note.

@@ -175,7 +175,7 @@ class DockerEngine:
         self._runtime = Path(tempfile.mkdtemp(prefix=RUNTIME_PREFIX, dir=RUNTIME_ROOT))
         bridges: tuple[str, ...] = ()
         if self._wanted_bridge is None:
-            self.bridge = create_bridge("vzkd").name
+            self.bridge = create_bridge().name
             bridges = (self.bridge,)
         self._leftovers = Leftovers(
             bridges=bridges,

@@ -15,6 +15,7 @@ from cryptography import x509
 from tests.cluster import audit, daemons
 from tests.cluster.api import ApiClient, ApiError
 from tests.cluster.control_plane import COMPONENTS, ControlPlane
+from tests.cluster.docker_api import DockerApi
 from tests.cluster.node_credential import SERVING_SIGNER
 from tests.cluster.processes import ComponentFailed, Lifetime, ProcessRecord, spawn, start_identity
 from tests.cluster.run_state import RunState
@@ -179,24 +180,31 @@ def test_objects_and_port_survive_a_restart_of_the_apiserver(
 def test_daemons_come_up_once_and_down_stops_only_them(tmp_path: Path) -> None:
     bystander = spawn("bystander", ["sleep", "60"], log=tmp_path / "log", lifetime=Lifetime.WITH_PARENT)
     state = RunState(tmp_path / "run")
+    started = [*COMPONENTS, "registry", "containerd", "dockerd"]
     try:
         with state.locked():
             first = daemons.ensure_control_plane(state)
             pids = [record.pid for record in state.processes]
             daemons.ensure_control_plane(state)
-            host = daemons.ensure_registry(state)
-        assert [record.pid for record in state.processes][:-1] == pids
-        assert [record.name for record in state.processes] == [*COMPONENTS, "registry"]
+            registry = daemons.ensure_registry(state)
+            engine = daemons.ensure_docker_engine(state)
+            assert daemons.ensure_docker_engine(state) == engine
+        assert [record.pid for record in state.processes][: len(COMPONENTS)] == pids
+        assert [record.name for record in state.processes] == started
+        docker = DockerApi(Path(engine.removeprefix("unix://")))
+        assert docker.answers()
         # A pid that was reused by somebody else: same number, other start time.
         state.record(ProcessRecord(name="agent", pid=bystander.record.pid, start_identity="other", log=os.devnull))
-        script = f'. {state.environment_file} && "$KUBECTL" get namespaces -o name && echo $REGISTRY'
+        script = f'. {state.environment_file} && "$KUBECTL" get namespaces -o name && echo $REGISTRY $DOCKER_HOST'
         shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
         assert "namespace/default" in shell.stdout
-        assert host in shell.stdout
+        assert f"{registry} {engine}" in shell.stdout
     finally:
         stopped = daemons.down(state)
-    assert {record.name for record in stopped} == {*COMPONENTS, "registry"}
+    assert [record.name for record in stopped] == started[::-1]
     assert not first.api.is_ready()
+    assert not docker.answers()
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert bystander.exit_code() is None
     assert not state.environment_file.exists()
     bystander.stop()
