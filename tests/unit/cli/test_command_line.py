@@ -34,7 +34,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     @flags.some("cache-dir", "disable-taint")
     @click.option("--code", type=int)
     @click.pass_context
-    def probe(ctx: click.Context, code: int | None, **_: str | None) -> int | None:
+    def probe(ctx: click.Context, /, code: int | None, **_: str | None) -> int | None:
         calls.append(flags.values(ctx))
         return code
 
