@@ -67,3 +67,19 @@ def with_switch_values(args: list[str]) -> list[str]:
         if kinds.get(flag) is False and rest:
             rewritten.append(rest.pop(0))
     return rewritten + rest
+
+
+def standalone(ctx: click.Context) -> config.Config:
+    """Settings of a verb that works on this machine without a cluster; sets up logging, warnings and above unless asked.
+
+    Raises:
+        InvalidInput: every mistake in the settings.
+    """
+    from vzkubelet.telemetry import logs
+
+    given = values(ctx)
+    if "config" not in given:
+        given.setdefault("log-level", config.LogLevel.WARNING.value)
+    settings = config.read(given, purpose=config.Purpose.STANDALONE)
+    logs.configure(settings.logs.level, settings.logs.format)
+    return settings
