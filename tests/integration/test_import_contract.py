@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def lint_imports(checkout: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["lint-imports", "--no-cache"],
+        [Path(sys.executable).parent / "lint-imports", "--no-cache", "--no-logo"],
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(checkout / "src")},
         capture_output=True,

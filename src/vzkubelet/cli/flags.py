@@ -70,7 +70,7 @@ def with_switch_values(args: list[str]) -> list[str]:
 
 
 def standalone(ctx: click.Context) -> config.Config:
-    """Settings of a verb that works on this machine without a cluster; sets up logging, warnings and above unless asked.
+    """Settings of a verb that works on this machine without a cluster; sets up logging, from warnings on unless asked.
 
     Raises:
         InvalidInput: every mistake in the settings.
