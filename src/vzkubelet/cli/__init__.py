@@ -27,8 +27,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def invoke(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     try:
-        outcome = root.main(args=list(argv), prog_name="macos-vz-kubelet", standalone_mode=False)
+        # Not `root.main`, which has exit codes of its own for an interruption and a lost reader.
+        with root.make_context("macos-vz-kubelet", list(argv)) as context:
+            outcome = root.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
     except Error as exc:
         return _fail(str(exc), exc.exit_code)
     except click.ClickException as exc:
