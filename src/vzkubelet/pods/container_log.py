@@ -7,7 +7,7 @@ crash tore, so that output continues at the exact byte.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from vzkubelet import errors
@@ -53,15 +53,15 @@ class Writer:
             os.ftruncate(self._descriptor, position)
             raise errors.Exhausted(f"log {self._path} cannot be written: {exc.strerror}") from exc
         self._received[stream] += len(data)
-        _wake(self._path)
+        wake(self._path)
 
     def close(self) -> None:
         os.close(self._descriptor)
-        _wake(self._path)
+        wake(self._path)
 
 
-async def read(path: Path, options: LogOptions, ended: "asyncio.Event | None") -> AsyncIterator[LogEntry]:
-    """Entries of a log by `tail_lines` and `since_ns`; with `follow` until `ended` is set and all was read.
+async def read(path: Path, options: LogOptions, has_ended: Callable[[], bool]) -> AsyncIterator[LogEntry]:
+    """Entries of a log by `tail_lines` and `since_ns`; with `follow` until the container has ended and all was read.
 
     Raises:
         NotFound: there is no such log.
@@ -75,16 +75,16 @@ async def read(path: Path, options: LogOptions, ended: "asyncio.Event | None") -
         if options.tail_lines is not None:
             file.seek(_tail_offset(file.fileno(), options.tail_lines))
         while True:
-            last_look = ended is None or ended.is_set()
+            last_look = not options.follow or has_ended()
             block = file.read(BLOCK_BYTES)
             for entry in log_lines.since(decoder.feed(block), options.since_ns):
                 yield entry
             if block:
                 await asyncio.sleep(0)
                 continue
-            if not options.follow or last_look:
+            if last_look:
                 return
-            await _appended_or_ended(path, ended)
+            await _woken(path)
 
 
 def _tail_offset(descriptor: int, lines: int) -> int:
@@ -100,11 +100,10 @@ def _tail_offset(descriptor: int, lines: int) -> int:
         length *= 4
 
 
-async def _appended_or_ended(path: Path, ended: "asyncio.Event | None") -> None:
+async def _woken(path: Path) -> None:
+    """Until something was appended in this process, or it is time to look for another's writes."""
     event = _appended.setdefault(path, asyncio.Event())
     event.clear()
-    if ended is not None and ended.is_set():
-        return
     try:
         async with asyncio.timeout(READER_POLL_S):
             await event.wait()
@@ -112,7 +111,8 @@ async def _appended_or_ended(path: Path, ended: "asyncio.Event | None") -> None:
         return
 
 
-def _wake(path: Path) -> None:
+def wake(path: Path) -> None:
+    """Let followers look again: something was appended, or the container has ended."""
     event = _appended.get(path)
     if event is not None:
         event.set()

@@ -148,11 +148,12 @@ class MachineRuntime:
     async def logs(
         self, pod: PodRef, name: str, attempt: int, options: ports.LogOptions
     ) -> AsyncIterator[ports.LogEntry]:
-        state = self._load(pod, name)
+        def has_ended() -> bool:
+            state = self._load(pod, name)
+            return state is None or state.attempt != attempt or state.phase is not Phase.RUNNING
+
         path = self._parts.directories.of(pod.uid).log_file(name, attempt)
-        running = state is not None and state.attempt == attempt and state.phase is Phase.RUNNING
-        ended = self._session(pod).ended if running else None
-        async for entry in container_log.read(path, options, ended):
+        async for entry in container_log.read(path, options, has_ended):
             yield entry
 
     async def usage(self, pod: PodRef, name: str) -> ports.ContainerUsage:

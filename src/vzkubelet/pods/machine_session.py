@@ -183,6 +183,7 @@ class Session:
             await aio.cancel(following, stopped)
             log.close()
         await self._save(exited)
+        container_log.wake(Path(state.log))
         self.ended.set()
 
     def _outcome(

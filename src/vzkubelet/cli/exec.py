@@ -1,0 +1,48 @@
+"""``exec POD -- COMMAND``: a command in a container of a pod that `run` started."""
+
+import asyncio
+import sys
+
+import click
+
+from vzkubelet import config
+from vzkubelet.cli import flags
+
+VERB_SETTINGS = ("machine-driver", "guest-network", "cache-dir", "log-level")
+
+
+@click.command(
+    "exec",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    },
+)
+@click.option("-i", "--stdin", is_flag=True, help="Pass stdin to the command.")
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("-c", "--container", help="Container name; the first container (the machine) by default.")
+@flags.some(*VERB_SETTINGS)
+@click.argument("pod")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def exec_(
+    ctx: click.Context, /, pod: str, command: tuple[str, ...], stdin: bool, tty: bool, container: str | None, **_: str
+) -> int:
+    """Run COMMAND in a container of POD; its exit code is this command's."""
+    from vzkubelet import ports
+    from vzkubelet.cli import streams
+    from vzkubelet.daemon import standalone
+    from vzkubelet.telemetry import logs
+
+    settings = config.read(flags.values(ctx), purpose=config.Purpose.STANDALONE)
+    logs.configure(settings.logs.level, settings.logs.format)
+    argv = command[1:] if command[0] == "--" else command
+    if not argv:
+        raise click.UsageError("you must specify at least one command for the container")
+    terminal = tty and sys.stdin.isatty()
+    far_end = streams.Terminal(stdin=stdin, terminal=terminal)
+    with streams.raw_mode(terminal and stdin):
+        return asyncio.run(
+            standalone.execute(settings, pod, container, ports.ExecRequest(tuple(argv), terminal), far_end)
+        )

@@ -1,0 +1,129 @@
+"""The parts that every composition shares: driver, images, guests, side-cars and volumes around one state directory."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vzkubelet import errors, ports
+from vzkubelet.aio import SystemClock
+from vzkubelet.config import Config
+from vzkubelet.guests.ssh import Login, SshGuests
+from vzkubelet.images.library import Library
+from vzkubelet.machines import selection
+from vzkubelet.machines.qemu.driver import QemuDriver
+from vzkubelet.machines.synthetic import SyntheticDriver
+from vzkubelet.machines.synthetic_guest import SyntheticGuests
+from vzkubelet.model.oci import Platform
+from vzkubelet.pods.directory import PodDirectories
+from vzkubelet.pods.machine_runtime import MachineRuntime
+from vzkubelet.pods.machine_session import Parts as MachineParts
+from vzkubelet.pods.world import NodeFacts, World
+from vzkubelet.sidecars import Sidecars
+from vzkubelet.volumes import HostVolumes
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StateRoot:
+    """One agent's own state below the cache: two agents never share one, images are shared by all."""
+
+    path: Path
+
+    @property
+    def pods(self) -> Path:
+        return self.path / "pods"
+
+    @property
+    def machines(self) -> Path:
+        return self.path / "machines"
+
+    @property
+    def volumes(self) -> Path:
+        return self.path / "volumes"
+
+    @property
+    def owner(self) -> str:
+        """Names this state directory to shared services (the Docker engine's labels)."""
+        return hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:16]
+
+
+class Parts:
+    """Everything a pod worker needs that does not depend on where pods come from."""
+
+    def __init__(self, config: Config, root: StateRoot) -> None:
+        """Raises InvalidInput or Unsupported when the driver cannot run on this host."""
+        self.root = root
+        self.clock = SystemClock()
+        self.driver = selection.select(config.machines.driver, root.machines, guest_network=config.machines.network)
+        self.images = Library(config.cache_dir, _platforms(self.driver.limits()))
+        self.directories = PodDirectories(root.pods)
+        self.machines = MachineRuntime(
+            MachineParts(self.driver, self.images, _guests(config, self.driver), self.directories, self.clock)
+        )
+        self._docker_host = config.sidecars.docker_host
+        self.sidecars: Sidecars | None = None
+
+    async def open(self) -> None:
+        """Adopt what an earlier process left and find out whether there is a Docker engine."""
+        await self.images.recover()
+        await self.driver.adopt()
+        try:
+            await self.connect_sidecars()
+        except errors.Unavailable as exc:
+            _log.warning("pods with side-cars cannot run: %s", exc)
+
+    async def connect_sidecars(self) -> Sidecars:
+        """The side-car runtime. Raises Unavailable when no Docker engine answers."""
+        if self.sidecars is None:
+            sidecars = Sidecars(self._docker_host, self.driver.network(), self.root.owner)
+            try:
+                await sidecars.connect()
+            except errors.Unavailable:
+                await sidecars.close()
+                raise
+            self.sidecars = sidecars
+        return self.sidecars
+
+    def world(
+        self,
+        objects: ports.Objects,
+        recorder: ports.Recorder,
+        api_server: ports.PodStatusWriter,
+        node: Callable[[], NodeFacts],
+    ) -> World:
+        volumes = HostVolumes(self.root.volumes, objects)
+        return World(self.machines, self.sidecars, volumes, objects, recorder, api_server, self.clock, node)
+
+    async def close(self) -> None:
+        """Let go; machines and side-cars run on."""
+        await self.machines.close()
+        if self.sidecars is not None:
+            await self.sidecars.close()
+        await self.images.close()
+        await self.driver.close()
+
+    async def tear_down_network(self) -> None:
+        """Give back the guests' network, once no machine is left that uses it."""
+        if await self.driver.machines():
+            return
+        if self.sidecars is not None:
+            await self.sidecars.tear_down()
+        if isinstance(self.driver, QemuDriver):
+            await self.driver.tear_down()
+
+
+def _guests(config: Config, driver: ports.MachineDriver) -> ports.Guests:
+    if isinstance(driver, SyntheticDriver):
+        return SyntheticGuests(driver)
+    return SshGuests(Login(config.guests.ssh_user, config.guests.ssh_password))
+
+
+def _platforms(limits: ports.MachineLimits) -> tuple[Platform, ...]:
+    return tuple(
+        Platform(architecture=architecture, os=system)
+        for system in sorted(limits.operating_systems)
+        for architecture in sorted(limits.architectures)
+    )
