@@ -74,6 +74,29 @@ async def cancel(*tasks: asyncio.Task[Any] | None) -> None:
         await asyncio.gather(*live, return_exceptions=True)
 
 
+async def uninterrupted(work: Coroutine[Any, Any, T], *, name: str) -> T:
+    """Run `work` to its end even when the caller is cancelled meanwhile; the cancellation is raised afterwards.
+
+    For the short steps that must not be abandoned half done: a commit, a clean-up.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as exc:
+            if task.cancelled():
+                raise
+            cancelled = exc
+        except BaseException:  # noqa: BLE001 - the task's own, raised below
+            break
+    if cancelled is not None:
+        with contextlib.suppress(BaseException):
+            task.result()
+        raise cancelled
+    return task.result()
+
+
 class BlockingPool:
     """A bounded thread pool for work that blocks; one per kind of work so that slow disks do not starve lookups."""
 

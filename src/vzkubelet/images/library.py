@@ -1,0 +1,252 @@
+"""The virtual machine images of this host: found offline, pulled once, listed, removed."""
+
+import logging
+import ssl
+import time
+from asyncio import sleep
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from vzkubelet.aio import run_blocking, traced
+from vzkubelet.errors import Error, Forbidden, InvalidInput, NotFound, Unauthenticated, clip
+from vzkubelet.images import formats
+from vzkubelet.images.fetches import Fetches, faults_named
+from vzkubelet.images.formats import Artifact, Layer
+from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.records import ImageRecord, ReferenceRecord
+from vzkubelet.images.registry import Document, Repository
+from vzkubelet.images.store import Store
+from vzkubelet.images.transport import Transport
+from vzkubelet.model.oci import MANIFEST_LIMIT_BYTES, Platform
+from vzkubelet.model.reference import Reference, parse
+from vzkubelet.ports import MachineImage, PullProgress, RegistryCredential
+
+_log = logging.getLogger(__name__)
+_SWEEP_POLL_S = 0.1
+ANONYMOUS = RegistryCredential()
+
+
+class Listing(msgspec.Struct, frozen=True, rename="camel"):
+    """One reference of the store."""
+
+    reference: str
+    manifest_digest: str
+    os: str
+    architecture: str
+    size_bytes: int
+    """Raw size of disk and auxiliary storage, holes included."""
+    allocated_bytes: int
+    """What they take of the volume; content that several references share is counted for each."""
+    pulled_at: str
+
+
+class Library:
+    """Implements `ports.MachineImages` on a directory, safe for several processes at once.
+
+    `platforms` are what this host can run, the preferred one first; empty takes any (people's tools).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        platforms: Sequence[Platform] = (),
+        *,
+        streams: int = 2,
+        plain_http: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._store = Store(root)
+        self._platforms = tuple(platforms)
+        self._transport = Transport(plain_http=plain_http, tls=tls)
+        self._fetches = Fetches(self._store, streams)
+
+    async def recover(self) -> None:
+        """Remove what dead processes left. For the start of a daemon; does nothing while another process pulls."""
+        with faults_named(str(self._store.root)):
+            freed_bytes = await run_blocking(lambda: self._store.sweep(unreferenced_images=False))
+        if freed_bytes:
+            _log.info("removed %d bytes that interrupted pulls had left", freed_bytes)
+
+    async def find(self, reference: str) -> MachineImage | None:
+        target = parse(reference)
+        with faults_named(reference):
+            found = await run_blocking(self._store.find, target)
+        if found is None or not self._runs_here(found[1]):
+            return None
+        return self._image(target, found[1])
+
+    async def pull(
+        self,
+        reference: str,
+        credentials: Sequence[RegistryCredential],
+        progress: Callable[[PullProgress], None] | None = None,
+    ) -> MachineImage:
+        target = parse(reference)
+        refusals: list[Error] = []
+        for credential in credentials or (ANONYMOUS,):
+            try:
+                with faults_named(str(target)), traced(_log, "pull", reference=str(target)):
+                    return await self._pull(target, credential, progress or (lambda _: None))
+            except (Unauthenticated, Forbidden, NotFound) as exc:
+                # Not found as well: registries hide with it what a login may not see.
+                refusals.append(exc)
+        raise _summary(refusals)
+
+    async def remove(self, reference: str) -> int | None:
+        """Remove a reference and what only it used. Returns the bytes freed; None when a running pull delays that.
+
+        Raises:
+            NotFound: no such reference here.
+        """
+        target = parse(reference)
+        with faults_named(reference):
+            return await run_blocking(self._remove, target)
+
+    async def listing(self) -> tuple[Listing, ...]:
+        with faults_named(str(self._store.root)):
+            return await run_blocking(self._listing)
+
+    async def close(self) -> None:
+        await self._fetches.close()
+        await self._transport.close()
+
+    # --- Pull
+
+    async def _pull(
+        self, target: Reference, credential: RegistryCredential, progress: Callable[[PullProgress], None]
+    ) -> MachineImage:
+        repository = Repository(self._transport, target, credential)
+        async with self._not_swept():
+            root = await repository.manifest(target.digest or target.tag)
+            document = await self._choose(repository, root)
+            record = await run_blocking(self._store.image, document.digest)
+            if record is None:
+                record = await self._pull_image(repository, document, progress)
+            self._check_platform(record, repository.name)
+            now = datetime.fromtimestamp(int(time.time()), tz=UTC)
+            pointer = ReferenceRecord(
+                reference=str(target),
+                repository=target.repository,
+                resolved_digest=root.digest,
+                manifest_digest=document.digest,
+                pulled_at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            )
+            await run_blocking(self._store.commit_reference, target, pointer)
+        return self._image(target, record)
+
+    async def _choose(self, repository: Repository, root: Document) -> Document:
+        if not formats.is_index(root.media_type):
+            return root
+        entry = formats.choose(formats.read_index(root.content, repository.name), self._platforms, repository.name)
+        if entry.size > MANIFEST_LIMIT_BYTES:
+            raise formats.invalid_image(f"{repository.name}: the manifest of {entry.size} bytes is too large")
+        chosen = await repository.manifest(entry.digest)
+        if formats.is_index(chosen.media_type):
+            raise formats.invalid_image(f"{repository.name}: an index inside an index is not supported")
+        return chosen
+
+    async def _pull_image(
+        self, repository: Repository, document: Document, progress: Callable[[PullProgress], None]
+    ) -> ImageRecord:
+        manifest = formats.read_manifest(document.content, repository.name)
+        artifact = formats.read(manifest, repository.name)
+        config = await repository.document(artifact.config)
+        image_config = await repository.document(artifact.image_config) if artifact.image_config else None
+        machine = formats.read_machine(manifest, artifact, config, image_config, repository.name)
+        record = ImageRecord.of(document.digest, artifact, machine)
+        self._check_platform(record, repository.name)  # before the disk is moved
+        await self._pull_layers(repository, artifact, progress)
+        await run_blocking(self._store.commit_image, record, document.content)
+        return record
+
+    async def _pull_layers(
+        self, repository: Repository, artifact: Artifact, progress: Callable[[PullProgress], None]
+    ) -> None:
+        total_bytes = artifact.total_bytes
+        done: dict[int, int] = {}
+
+        def report(position: int, done_bytes: int) -> None:
+            done[position] = done_bytes
+            progress(PullProgress(sum(done.values()), total_bytes))
+
+        def listener(position: int) -> Callable[[int], None]:
+            return lambda done_bytes: report(position, done_bytes)
+
+        progress(PullProgress(0, total_bytes))
+        layer: Layer
+        for position, layer in enumerate(artifact.layers):
+            await self._fetches.ensure(layer, repository, listener(position))
+
+    @asynccontextmanager
+    async def _not_swept(self) -> AsyncIterator[None]:
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(self._store.pulling())
+                    break
+                except BlockingIOError:
+                    await sleep(_SWEEP_POLL_S)
+            yield
+
+    def _runs_here(self, record: ImageRecord) -> bool:
+        return not self._platforms or any(formats.fits(record.platform, wanted) for wanted in self._platforms)
+
+    def _check_platform(self, record: ImageRecord, name: str) -> None:
+        if not self._runs_here(record):
+            wanted = " or ".join(map(str, self._platforms))
+            raise InvalidInput(
+                f"{name} is an image for {clip(str(record.platform))}; this host runs {wanted}", reason=PULL_REASON
+            )
+
+    # --- The store as others see it
+
+    def _image(self, target: Reference, record: ImageRecord) -> MachineImage:
+        return record.image(
+            str(target),
+            target.repository,
+            self._store.content_path(record.disk.digest),
+            self._store.content_path(record.aux.digest),
+        )
+
+    def _remove(self, target: Reference) -> int | None:
+        records = [record for record in self._store.references() if record.answers(target)]
+        if not records:
+            raise NotFound(f"{target} is not on this host: see macos-vz-kubelet image ls")
+        for record in records:
+            self._store.remove_reference(record)
+        return self._store.sweep(unreferenced_images=True)
+
+    def _listing(self) -> tuple[Listing, ...]:
+        rows = []
+        for reference in self._store.references():
+            image = self._store.image(reference.manifest_digest)
+            if image is None:
+                continue
+            paths = [self._store.content_path(content.digest) for content in image.contents]
+            rows.append(
+                Listing(
+                    reference=reference.reference,
+                    manifest_digest=image.manifest_digest,
+                    os=image.os,
+                    architecture=image.architecture,
+                    size_bytes=sum(content.size_bytes for content in image.contents),
+                    allocated_bytes=sum(path.stat().st_blocks * 512 for path in paths),
+                    pulled_at=reference.pulled_at,
+                )
+            )
+        return tuple(rows)
+
+
+def _summary(refusals: Sequence[Error]) -> Error:
+    """One error for all logins that were tried; several texts in brackets, as the kubelet aggregates them."""
+    texts = list(dict.fromkeys(str(refusal) for refusal in refusals))
+    last = refusals[-1]
+    if len(texts) == 1:
+        return last
+    summary = type(last)(f"[{', '.join(texts)}]", reason=last.reason)
+    summary.__cause__ = last
+    return summary
