@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,8 +161,12 @@ def _parse(path: Path, content: bytes) -> _File:
 
     try:
         document = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise InvalidInput(f"kubeconfig {path}: not YAML: {clip(str(exc))}") from exc
+    except yaml.MarkedYAMLError as exc:
+        # The exception's own text quotes the line, which may hold a token.
+        where = f" in line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
+        raise InvalidInput(f"kubeconfig {path}: not YAML: {exc.problem}{where}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InvalidInput(f"kubeconfig {path}: not YAML: it is not text") from None
     if document is None:
         return _File()
     if not isinstance(document, dict):
@@ -199,6 +202,8 @@ def _access(merged: Sequence[tuple[Path, _File]], origin: Path, name: str, conte
             _fail(origin, f'context "{clip(name)}" names user "{clip(context.user)}", which does not exist')
         user_file, user = found
     _refuse(user_file, user)
+    credential = any((user.client_certificate, user.client_certificate_data, user.token, user.token_file))
+    server = _server(cluster_file, cluster, credential=credential)
     ca = _material(
         cluster_file, cluster.certificate_authority_data, cluster.certificate_authority, "certificate-authority"
     )
@@ -207,7 +212,7 @@ def _access(merged: Sequence[tuple[Path, _File]], origin: Path, name: str, conte
     if bool(certificate) != bool(key):
         _fail(user_file, "a client certificate and its key must be given together")
     return Access(
-        server=_server(cluster_file, cluster, credential=bool(certificate or user.token or user.token_file)),
+        server=server,
         ca=ca,
         insecure=cluster.insecure_skip_tls_verify,
         server_name=cluster.tls_server_name,
@@ -267,7 +272,7 @@ def _read(origin: Path, file: Path, what: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as exc:
-        raise InvalidInput(f"kubeconfig {origin}: cannot read {what} {file}: {exc.strerror or os.strerror(0)}") from exc
+        raise InvalidInput(f"kubeconfig {origin}: cannot read {what} {file}: {exc.strerror}") from exc
 
 
 def _fail(path: Path, reason: str) -> NoReturn:
