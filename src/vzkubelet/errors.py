@@ -48,6 +48,12 @@ class InvalidInput(Error):
     exit_code = 2
 
 
+class Unprocessable(InvalidInput):
+    """Readable, and contradictory: what the API machinery answers with HTTP 422."""
+
+    http_status = 422
+
+
 class NotFound(Error):
     default_reason = "NotFound"
     http_status = 404
