@@ -174,8 +174,8 @@ def _split(location: str) -> tuple[str, str, str]:
 
 
 def _label_pattern(glob: str) -> re.Pattern[str]:
-    """Go's ``filepath.Match`` without classes, which no host name can need."""
-    return re.compile("".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in glob))
+    """Go's ``filepath.Match`` as far as a host name can hold it: stars only."""
+    return re.compile(".*".join(map(re.escape, glob.split("*"))))
 
 
 def _is_hub(image: str) -> bool:

@@ -1,0 +1,203 @@
+"""The content store: nothing is visible before it is complete, nothing is removed that is used."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord
+from vzkubelet.images.store import Store
+from vzkubelet.model.reference import Reference, parse
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "images")
+
+
+def add_content(store: Store, data: bytes) -> ContentRecord:
+    content = ContentRecord(f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
+    staging = store.stage(content)
+    if staging is not None:
+        staging.data.write_bytes(data)
+        store.commit_content(staging, content.digest)
+    return content
+
+
+def add_image(store: Store, reference: str, disk: bytes = b"disk", resolved: str = "", number: int = 1) -> ImageRecord:
+    target = parse(reference)
+    image = ImageRecord(
+        manifest_digest=f"sha256:{number:064x}",
+        os="linux",
+        architecture="amd64",
+        disk=add_content(store, disk),
+        aux=add_content(store, b"aux"),
+        env=(("A", "b"),),
+    )
+    store.commit_image(image, b"{}")
+    store.commit_reference(target, pointer(target, image.manifest_digest, resolved))
+    return image
+
+
+def pointer(target: Reference, manifest: str, resolved: str = "") -> ReferenceRecord:
+    return ReferenceRecord(
+        reference=str(target),
+        repository=target.repository,
+        resolved_digest=resolved or manifest,
+        manifest_digest=manifest,
+        pulled_at="2026-01-01T00:00:00Z",
+    )
+
+
+def files(store: Store) -> list[str]:
+    return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
+
+
+def test_empty_store_is_not_written_to(store: Store) -> None:
+    assert store.find(parse("r.io/a:1")) is None
+    assert list(store.images()) == []
+    assert list(store.references()) == []
+    assert store.sweep(unreferenced_images=True) == 0
+    assert not store.root.exists()
+
+
+def test_image_is_found_under_its_reference_only(store: Store) -> None:
+    image = add_image(store, "r.io/a:1")
+    found = store.find(parse("r.io/a:1"))
+    assert found is not None
+    assert found[1] == image
+    assert store.find(parse("r.io/a:2")) is None
+    assert store.find(parse("r.io/b:1")) is None
+
+
+def test_image_is_found_by_manifest_and_by_index_digest_in_its_repository(store: Store) -> None:
+    index = "sha256:" + "e" * 64
+    image = add_image(store, "r.io/a:1", resolved=index)
+    assert store.find(parse(f"r.io/a@{image.manifest_digest}"))
+    assert store.find(parse(f"r.io/a:other@{index}"))
+    assert store.find(parse(f"r.io/b@{image.manifest_digest}")) is None
+
+
+def test_content_is_read_only_and_named_by_its_digest(store: Store) -> None:
+    content = add_content(store, b"disk")
+    path = store.content_path(content.digest)
+    assert path.name == hashlib.sha256(b"disk").hexdigest()
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert list(store.staging_root.iterdir()) == []
+
+
+def test_content_is_invisible_until_it_is_committed(store: Store) -> None:
+    content = ContentRecord("sha256:" + "a" * 64, 3)
+    staging = store.stage(content)
+    assert staging is not None
+    staging.data.write_bytes(b"abc")
+    assert not store.has_content(content)
+    staging.discard()
+    assert files(store) == []
+
+
+def test_content_is_staged_by_one_at_a_time(store: Store, tmp_path: Path) -> None:
+    content = ContentRecord("sha256:" + "a" * 64, 3)
+    staging = store.stage(content)
+    assert staging is not None
+    other = Store(tmp_path / "images")
+    assert other.stage(content) is None
+    staging.discard()
+    again = other.stage(content)
+    assert again is not None
+    again.discard()
+
+
+def test_leftover_of_a_crash_is_not_built_upon(store: Store) -> None:
+    content = ContentRecord("sha256:" + "a" * 64, 3)
+    staging = store.stage(content)
+    assert staging is not None
+    staging.data.write_bytes(b"half")
+    import os
+
+    os.close(staging._descriptor)  # the process died
+    again = store.stage(content)
+    assert again is not None
+    assert not again.data.exists()
+    again.discard()
+
+
+def test_content_that_came_meanwhile_is_not_staged_again(store: Store) -> None:
+    content = add_content(store, b"disk")
+    assert store.stage(content) is None
+
+
+def test_image_with_content_of_another_size_is_not_there(store: Store) -> None:
+    image = add_image(store, "r.io/a:1")
+    path = store.content_path(image.disk.digest)
+    path.chmod(0o600)
+    path.write_bytes(b"shorter than before"[:3])
+    assert store.find(parse("r.io/a:1")) is None
+
+
+def test_image_whose_record_is_damaged_is_pulled_again(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    add_image(store, "r.io/a:1")
+    record = next(store.root.glob("manifests/sha256/*/image.json"))
+    record.write_bytes(b"{half")
+    assert store.find(parse("r.io/a:1")) is None
+    assert "image.json" in caplog.text
+
+
+def test_same_content_under_two_tags_is_stored_once(store: Store) -> None:
+    add_image(store, "r.io/a:1", number=1)
+    add_image(store, "r.io/a:2", number=2)
+    assert len(list(store.root.glob("content/sha256/*"))) == 2
+
+
+def test_sweep_spares_what_another_reference_uses(store: Store) -> None:
+    add_image(store, "r.io/a:1", b"shared", number=1)
+    add_image(store, "r.io/a:2", b"shared", number=2)
+    found = store.find(parse("r.io/a:1"))
+    assert found is not None
+    store.remove_reference(found[0])
+    store.sweep(unreferenced_images=True)
+    assert store.find(parse("r.io/a:2"))
+    found = store.find(parse("r.io/a:2"))
+    assert found is not None
+    store.remove_reference(found[0])
+    assert store.sweep(unreferenced_images=True) == 4096 * 2
+    assert files(store) == ["lock"]
+
+
+def test_sweep_at_start_spares_images_whose_tag_has_moved(store: Store) -> None:
+    old = add_image(store, "r.io/a:1", b"old", number=1)
+    add_image(store, "r.io/a:1", b"new", number=2)
+    store.sweep(unreferenced_images=False)
+    assert store.image(old.manifest_digest)
+    store.sweep(unreferenced_images=True)
+    assert store.image(old.manifest_digest) is None
+    assert store.find(parse("r.io/a:1"))
+
+
+def test_sweep_removes_what_crashes_leave(store: Store) -> None:
+    add_image(store, "r.io/a:1")
+    before = files(store)
+    add_content(store, b"aux of a pull that died")
+    (store.staging_root / "dead").mkdir(parents=True)
+    (store.staging_root / "dead" / "data").write_bytes(b"x" * 5000)
+    (store.root / "references" / ".x.json.abcd").write_bytes(b"")
+    (store.root / "manifests/sha256" / ("9" * 64)).mkdir()
+    assert store.sweep(unreferenced_images=False) == 4096 + 8192
+    assert files(store) == sorted({*before, "lock"})
+    assert not (store.root / "manifests/sha256" / ("9" * 64)).exists()
+
+
+def test_nothing_is_swept_while_a_pull_runs(store: Store, tmp_path: Path) -> None:
+    with Store(tmp_path / "images").pulling():
+        add_content(store, b"not yet referred to")
+        assert store.sweep(unreferenced_images=True) is None
+        assert list(store.root.glob("content/sha256/*"))
+    assert store.sweep(unreferenced_images=True) == 4096
+
+
+def test_long_references_make_file_names(store: Store) -> None:
+    path = "/".join(["part"] * 50)
+    one, two = f"r.io/{path}:{'t' * 127}1", f"r.io/{path}:{'t' * 127}2"
+    add_image(store, one, number=1)
+    assert store.find(parse(one))
+    assert store.find(parse(two)) is None
