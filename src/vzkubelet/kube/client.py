@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar, overload
 import msgspec
 
 from vzkubelet import __version__
+from vzkubelet.aio import Clock
 from vzkubelet.errors import (
     AlreadyExists,
     Conflict,
@@ -74,10 +75,12 @@ class Patch(StrEnum):
 class Client:
     """One identity at one API server. `throttle=False` is for the lease, which must not wait behind other requests."""
 
-    def __init__(self, credentials: Credentials, transport: Transport | None = None) -> None:
+    def __init__(
+        self, credentials: Credentials, transport: Transport | None = None, clock: Clock | None = None
+    ) -> None:
         self._credentials = credentials
         self._transport = transport or HttpTransport(credentials.server)
-        self._limit = TokenBucket(QPS, BURST)
+        self._limit = TokenBucket(QPS, BURST, clock)
 
     @property
     def server(self) -> str:

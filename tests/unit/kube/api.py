@@ -15,6 +15,16 @@ from vzkubelet.kube.kubeconfig import Access
 from vzkubelet.kube.transport import Request, Response
 
 
+class LoopClock:
+    """The loop's virtual time, also for those who ask for the time of day."""
+
+    def time(self) -> float:
+        return 1_800_000_000.25 + asyncio.get_running_loop().time()
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
 class Answer:
     """A response. `stream` gives chunks; an exception in it breaks the connection there."""
 
@@ -76,7 +86,7 @@ class Api:
         pass
 
     def client(self, access: Access | None = None) -> Client:
-        return Client(Credentials(access or Access("http://localhost:1")), self)
+        return Client(Credentials(access or Access("http://localhost:1")), self, LoopClock())
 
     def bodies(self, method: str) -> list[Any]:
         """Decoded bodies of the requests with this method."""
