@@ -29,7 +29,7 @@ PLATFORMS = {
     "amd64": Platform(
         "qemu-system-x86_64",
         "qemu-system-x86",
-        "q35,vmport=off",
+        "q35,vmport=off,sata=off,smbus=off,hpet=off",
         (
             "/usr/share/OVMF/OVMF_CODE_4M.fd",
             "/usr/share/edk2/ovmf/OVMF_CODE_4M.fd",
