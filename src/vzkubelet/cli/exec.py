@@ -5,7 +5,6 @@ import sys
 
 import click
 
-from vzkubelet import config
 from vzkubelet.cli import flags
 
 VERB_SETTINGS = ("machine-driver", "guest-network", "cache-dir", "log-level")
@@ -33,10 +32,8 @@ def exec_(
     from vzkubelet import ports
     from vzkubelet.cli import streams
     from vzkubelet.daemon import standalone
-    from vzkubelet.telemetry import logs
 
-    settings = config.read(flags.values(ctx), purpose=config.Purpose.STANDALONE)
-    logs.configure(settings.logs.level, settings.logs.format)
+    settings = flags.standalone(ctx)
     argv = command[1:] if command[0] == "--" else command
     if not argv:
         raise click.UsageError("you must specify at least one command for the container")

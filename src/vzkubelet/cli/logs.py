@@ -5,7 +5,6 @@ import sys
 
 import click
 
-from vzkubelet import config
 from vzkubelet.cli import flags
 from vzkubelet.cli.exec import VERB_SETTINGS
 
@@ -33,10 +32,8 @@ def logs(
     """Print the log of a container of POD."""
     from vzkubelet import ports
     from vzkubelet.daemon import standalone
-    from vzkubelet.telemetry import logs as agent_logs
 
-    settings = config.read(flags.values(ctx), purpose=config.Purpose.STANDALONE)
-    agent_logs.configure(settings.logs.level, settings.logs.format)
+    settings = flags.standalone(ctx)
     options = ports.LogOptions(follow=follow, tail_lines=tail, timestamps=timestamps)
 
     def write(data: bytes) -> None:

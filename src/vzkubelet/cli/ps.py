@@ -4,7 +4,6 @@ import time
 
 import click
 
-from vzkubelet import config
 from vzkubelet.cli import flags
 
 
@@ -16,7 +15,7 @@ def ps(ctx: click.Context, /, **_: str) -> None:
     from vzkubelet.daemon import standalone
     from vzkubelet.podstate import record, status
 
-    settings = config.read(flags.values(ctx), purpose=config.Purpose.STANDALONE)
+    settings = flags.standalone(ctx)
     rows = [("NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP")]
     for found in standalone.local_pods(settings.cache_dir):
         current = status.compute(found.pod, found.known, "", time.time())

@@ -4,7 +4,6 @@ import asyncio
 
 import click
 
-from vzkubelet import config
 from vzkubelet.cli import flags
 from vzkubelet.cli.exec import VERB_SETTINGS
 
@@ -16,10 +15,8 @@ from vzkubelet.cli.exec import VERB_SETTINGS
 def rm(ctx: click.Context, /, pods: tuple[str, ...], **_: str) -> None:
     """Delete pods of this machine gracefully and everything they hold."""
     from vzkubelet.daemon import standalone
-    from vzkubelet.telemetry import logs
 
-    settings = config.read(flags.values(ctx), purpose=config.Purpose.STANDALONE)
-    logs.configure(settings.logs.level, settings.logs.format)
+    settings = flags.standalone(ctx)
     for pod in pods:
         asyncio.run(standalone.remove(settings, pod))
         click.echo(f'pod "{pod}" deleted')

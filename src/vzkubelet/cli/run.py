@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from vzkubelet import config
 from vzkubelet.cli import flags
 from vzkubelet.errors import InvalidInput
 
@@ -24,10 +23,8 @@ def run(ctx: click.Context, /, file: str, **_: str | None) -> int:
     """
     from vzkubelet.daemon import standalone
     from vzkubelet.pods import manifest
-    from vzkubelet.telemetry import logs
 
-    settings = config.read(flags.values(ctx), purpose=config.Purpose.STANDALONE)
-    logs.configure(settings.logs.level, settings.logs.format)
+    settings = flags.standalone(ctx)
     parsed = manifest.parse(_text(file), file)
 
     def write(data: bytes) -> None:

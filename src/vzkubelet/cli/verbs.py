@@ -26,6 +26,7 @@ VERBS = {
     "logs": Verb("vzkubelet.cli.logs", "logs", "Print the log of a container."),
     "rm": Verb("vzkubelet.cli.rm", "rm", "Delete a pod of this machine."),
     "image": Verb("vzkubelet.cli.image", "image", "Push, pull, list and remove virtual machine images."),
+    "reset": Verb("vzkubelet.cli.reset", "reset", "Take back everything that the agent left on this host."),
     "version": Verb("vzkubelet.cli.version", "version", "Print the version."),
 }
 

@@ -30,6 +30,11 @@ class Purpose(Enum):
     """No cluster: neither kubeconfig nor serving certificate nor guest login is insisted on."""
 
 
+FIXTURE_LOGIN = {"ssh_user": "root", "ssh_password": "vz"}
+"""Of the guest images that this repository builds. Only where no login is insisted on (no cluster, no real guests), so
+that the first `run` needs no settings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resolution:
     config: Config | None
@@ -148,8 +153,9 @@ def _assemble(options: tuple[Option, ...], parsed: Mapping[str, Any]) -> Config:
     if parsed["disable-taint"]:
         groups["node"]["taints"] = ()
     groups["server"]["verify_clients"] = not parsed["no-verify-clients"]
-    for name in ("ssh_user", "ssh_password"):
-        groups["guests"][name] = groups["guests"][name] or ""
+    for name, default in FIXTURE_LOGIN.items():
+        if groups["guests"][name] is None:
+            groups["guests"][name] = default
     return Config(
         cache_dir=groups[""]["cache_dir"],
         node=NodeSettings(**groups["node"]),

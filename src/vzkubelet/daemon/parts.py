@@ -1,12 +1,15 @@
 """The parts that every composition shares: driver, images, guests, side-cars and volumes around one state directory."""
 
+import contextlib
+import fcntl
 import hashlib
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vzkubelet import errors, ports
+from vzkubelet import errors, files, ports
 from vzkubelet.aio import SystemClock
 from vzkubelet.config import Config
 from vzkubelet.guests.ssh import Login, SshGuests
@@ -21,7 +24,7 @@ from vzkubelet.pods.machine_runtime import MachineRuntime
 from vzkubelet.pods.machine_session import Parts as MachineParts
 from vzkubelet.pods.world import NodeFacts, World
 from vzkubelet.sidecars import Sidecars
-from vzkubelet.volumes import HostVolumes
+from vzkubelet.volumes import Volumes
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,41 @@ class StateRoot:
     def owner(self) -> str:
         """Names this state directory to shared services (the Docker engine's labels)."""
         return hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:16]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the state for this process, which leaves its pid in the lock file.
+
+        Raises:
+            AlreadyExists: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise errors.AlreadyExists(f"{self.path} is in use by process {self.holder() or 'unknown'}") from exc
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_held(self) -> bool:
+        try:
+            with (self.path / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def holder(self) -> int | None:
+        """The process that holds the state, as it wrote itself down."""
+        pid = (files.read_if_present(self.path / "lock") or b"").decode()
+        return int(pid) if pid.isdigit() else None
 
 
 class Parts:
@@ -94,7 +132,7 @@ class Parts:
         api_server: ports.PodStatusWriter,
         node: Callable[[], NodeFacts],
     ) -> World:
-        volumes = HostVolumes(self.root.volumes, objects)
+        volumes = Volumes(self.root.volumes, objects, node)
         return World(self.machines, self.sidecars, volumes, objects, recorder, api_server, self.clock, node)
 
     async def close(self) -> None:

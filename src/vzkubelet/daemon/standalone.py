@@ -6,7 +6,6 @@ verbs read it, reach the guest through it, or ask that process to stop.
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -70,25 +69,6 @@ def local_pod(cache_dir: Path, name: str) -> LocalPod:
     raise errors.NotFound(f'pod "{name}" does not exist on this machine: `macos-vz-kubelet ps` lists those that do')
 
 
-@contextlib.contextmanager
-def _locked(root: StateRoot, name: str) -> Iterator[None]:
-    """Hold the pod. Raises AlreadyExists when another process does."""
-    root.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(root.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise errors.AlreadyExists(
-                f'pod "{name}" is being run by another process: `macos-vz-kubelet rm {name}` stops it'
-            ) from exc
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 async def run(config: Config, manifest: Manifest, write: Callable[[bytes], object]) -> int:
     """Run a pod to its end, its first container's log to `write`; SIGINT and SIGTERM delete it gracefully.
 
@@ -96,7 +76,7 @@ async def run(config: Config, manifest: Manifest, write: Callable[[bytes], objec
     """
     name = manifest.pod.metadata.name
     root = StateRoot(config.cache_dir / "standalone" / name)
-    with _locked(root, name):
+    with _held(root, name):
         async with _opened(config, root, manifest) as (parts, supervisor):
             code = await _run_to_end(parts, supervisor, manifest.pod, write)
     files.remove_tree(root.path)
@@ -268,7 +248,7 @@ async def remove(config: Config, name: str) -> None:
     manifest = Manifest(found.pod)
     while True:
         try:
-            with _locked(found.root, name):
+            with found.root.held():
                 async with _opened(config, found.root, manifest) as (parts, supervisor):
                     _delete(supervisor, found.pod, parts.clock.time())
                     await supervisor.wait_empty()
@@ -282,20 +262,20 @@ async def remove(config: Config, name: str) -> None:
 
 async def _ask_owner(root: StateRoot) -> None:
     """Send SIGTERM to the process that runs the pod and wait until it has let go."""
-    pid = (files.read_if_present(root.path / "lock") or b"").decode()
-    if pid.isdigit():
+    pid = root.holder()
+    if pid is not None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGTERM)
-    while _is_held(root):  # noqa: ASYNC110 - a lock of another process has no event
+            os.kill(pid, signal.SIGTERM)
+    while root.is_held():  # noqa: ASYNC110 - a lock of another process has no event
         await asyncio.sleep(STOP_POLL_S)
 
 
-def _is_held(root: StateRoot) -> bool:
+@contextlib.contextmanager
+def _held(root: StateRoot, name: str) -> Iterator[None]:
     try:
-        with (root.path / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+        with root.held():
+            yield
+    except errors.AlreadyExists as exc:
+        raise errors.AlreadyExists(
+            f'pod "{name}" is being run by another process: `macos-vz-kubelet rm {name}` stops it'
+        ) from exc

@@ -1,14 +1,18 @@
 """What the kubelet API and the command line see of the pods: lookups by name, exec, attach, logs, figures."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 
 from vzkubelet import errors, ports
 from vzkubelet.model import pod as api
+from vzkubelet.model import stats, timestamp
 from vzkubelet.model.identity import PodRef
 from vzkubelet.pods import worker
 from vzkubelet.pods.supervisor import Supervisor
 from vzkubelet.pods.world import World
 from vzkubelet.podstate import record
+
+_log = logging.getLogger(__name__)
 
 
 class PodsView:
@@ -35,11 +39,10 @@ class PodsView:
         found, runtime = self._running(namespace, pod, uid, container)
         return await runtime.exec(found.ref, container, request, streams)
 
-    async def attach(
-        self, namespace: str, pod: str, uid: str | None, container: str, tty: bool, streams: ports.Streams
-    ) -> None:
+    async def attach(self, namespace: str, pod: str, uid: str | None, container: str, streams: ports.Streams) -> None:
         """Raises as `exec`."""
         found, runtime = self._running(namespace, pod, uid, container)
+        tty = any(c.tty for c in found.current().spec.containers if c.name == container)
         await runtime.attach(found.ref, container, tty, streams)
 
     async def logs(
@@ -58,12 +61,31 @@ class PodsView:
         async for line in runtime.logs(found.ref, container, attempt, options):
             yield line
 
-    async def usage(self, pod: PodRef, container: str, spec: api.Pod) -> ports.ContainerUsage | None:
-        """Figures of a running container; None when it has none now."""
-        try:
-            return await self._world.runtime_of(spec, container).usage(pod, container)
-        except errors.Error:
+    async def figures(self) -> list[stats.PodStats]:
+        """Figures of every pod that runs; a container that has none now is left out, never given as zero."""
+        return [told for found in self._supervisor.workers() if (told := await self._pod_stats(found)) is not None]
+
+    async def _pod_stats(self, found: worker.Worker) -> stats.PodStats | None:
+        containers = []
+        for entry in found.known.containers:
+            if not isinstance(entry.state, record.Running):
+                continue
+            try:
+                used = await self._world.runtime_of(found.current(), entry.name).usage(found.ref, entry.name)
+            except errors.Error as exc:
+                _log.debug("no figures of container %s of pod %s: %s", entry.name, found.ref.key, exc)
+                continue
+            containers.append(_container_stats(entry.name, entry.state.started_at, used))
+        if not containers:
             return None
+        reference = stats.PodReference(found.ref.name, found.ref.namespace, found.ref.uid)
+        return stats.PodStats(
+            pod_ref=reference,
+            start_time=timestamp.from_epoch(found.known.start_time),
+            containers=containers,
+            cpu=_total_cpu(containers),
+            memory=_total_memory(containers),
+        )
 
     def _running(
         self, namespace: str, pod: str, uid: str | None, container: str
@@ -97,3 +119,26 @@ def _logged_attempt(ref: PodRef, entry: record.Container, previous: bool) -> int
             raise errors.InvalidInput(f"{who} is waiting to start: {reason}")
         case _:
             return entry.restart_count
+
+
+def _container_stats(name: str, started_at: float, used: ports.ContainerUsage) -> stats.ContainerStats:
+    at = timestamp.from_epoch(used.sampled_at)
+    return stats.ContainerStats(
+        name=name,
+        start_time=timestamp.from_epoch(started_at),
+        cpu=stats.CPUStats(at, usage_core_nano_seconds=used.cpu_ns),
+        memory=stats.MemoryStats(at, working_set_bytes=used.working_set_bytes, usage_bytes=used.working_set_bytes),
+        rootfs=stats.FsStats(at, used_bytes=used.rootfs_used_bytes),
+    )
+
+
+def _total_cpu(containers: list[stats.ContainerStats]) -> stats.CPUStats:
+    figures = [container.cpu for container in containers if container.cpu is not None]
+    total = sum(figure.usage_core_nano_seconds or 0 for figure in figures)
+    return stats.CPUStats(max(figure.time for figure in figures), usage_core_nano_seconds=total)
+
+
+def _total_memory(containers: list[stats.ContainerStats]) -> stats.MemoryStats:
+    figures = [container.memory for container in containers if container.memory is not None]
+    total = sum(figure.working_set_bytes or 0 for figure in figures)
+    return stats.MemoryStats(max(figure.time for figure in figures), working_set_bytes=total, usage_bytes=total)
