@@ -24,10 +24,10 @@ class Program:
     working_dir: str = ""
 
 
-def script(program: Program, redirections: str = "", *, interpreter: bool = False) -> str:
+def script(program: Program, redirections: str = "", *, announce: str = "") -> str:
     """Shell text that checks the program and becomes it. It calls ``fail KIND [detail]`` when it cannot.
 
-    `interpreter` adds the check that a script's interpreter exists. Raises InvalidInput for what cannot be executed.
+    With `announce` (a command to run last before) it also checks that a script's interpreter exists. Raises InvalidInput for what cannot be executed.
     """
     if not program.argv:
         raise InvalidInput("no command specified", reason=REASON)
@@ -36,8 +36,8 @@ def script(program: Program, redirections: str = "", *, interpreter: bool = Fals
             raise InvalidInput(f"{_go_quoted(name)} cannot be the name of an environment variable", reason=REASON)
     lines = [_change_directory(program.working_dir)] if program.working_dir else []
     lines.append(_find(program))
-    if interpreter:
-        lines.append(_find_interpreter())
+    if announce:
+        lines += [_find_interpreter(), announce]
     lines.append(f"exec {_command(program)} {redirections}".rstrip())
     return "\n".join(lines) + "\n"
 

@@ -34,7 +34,7 @@ fi
 code=$?
 
 exec 3>&- 5>&- 6<&- 7>&- 8>&-
-[ -s report ] || echo "fail launch" >report
+[ -s report ] || echo "fail launch $(cat launch.err)" >report
 echo >&4
 
 # What the process wrote is in the pipes or in the files. Children that it left behind may hold the pipes open for

@@ -54,9 +54,7 @@ class Supervisor:
     async def start(self, process: GuestProcess) -> None:
         """As `Guest.start`."""
         program = launch.Program(process.argv, process.env, process.working_dir or "/")
-        become = launch.script(program, _BECOME, interpreter=True)
-        head, _, last = become.rstrip("\n").rpartition("\n")
-        spec = f"{_SPEC}{head}\nreport\n{last}\n"
+        spec = _SPEC + launch.script(program, _BECOME, announce="report")
         user = await self._users.other(process.user)
         inner = READ_ALL.removeprefix("exec ")
         command = user.switch(inner) if user else inner

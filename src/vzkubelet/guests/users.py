@@ -1,6 +1,7 @@
 """Users of a guest: who a process runs as, and what in the guest can switch to them."""
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from vzkubelet.errors import Forbidden, NotFound, Unavailable, clip
 from vzkubelet.guests.connections import Connections
@@ -17,6 +18,7 @@ class User:
     name: str
     explicit_group: bool
     tool: str
+    """The path of what can switch users in the guest, or ``none``."""
 
     @property
     def owner(self) -> str:
@@ -29,14 +31,14 @@ class User:
         Raises Forbidden when nothing in the guest can do it.
         """
         own_groups = self.name and not self.explicit_group
-        match self.tool:
+        match PurePosixPath(self.tool).name:
             case "setpriv":
                 groups = "--init-groups" if own_groups else "--clear-groups"
-                return f"setpriv --reuid={self.uid} --regid={self.gid} {groups} -- {command}"
-            case "su-exec" | "gosu" as tool:
-                return f"{tool} {quote(self.name) if own_groups else self.owner} {command}"
+                return f"{self.tool} --reuid={self.uid} --regid={self.gid} {groups} -- {command}"
+            case "su-exec" | "gosu":
+                return f"{self.tool} {quote(self.name) if own_groups else self.owner} {command}"
             case "su" if own_groups:
-                return f"su -s /bin/sh {quote(self.name)} -c {quote('exec ' + command)}"
+                return f"{self.tool} -s /bin/sh {quote(self.name)} -c {quote('exec ' + command)}"
             case _:
                 raise Forbidden(
                     f"cannot run as user {self.owner}: the guest has none of setpriv (of util-linux), su-exec and gosu",

@@ -1,5 +1,5 @@
-# Resolves a user and a group of the guest, as container runtimes do it, and says which program can switch to them.
-# Expects: user, group (may be empty). Prints "user UID GID TOOL [NAME]" or "fail user" or "fail group".
+# Resolves a user and a group of the guest, as container runtimes do it, and says which program (a path, or none) can
+# switch to them. Expects: user, group (may be empty). Prints "user UID GID TOOL [NAME]" or "fail user" or "fail group".
 
 entry() {
 	while IFS=: read -r name password number rest || [ "$name" ]; do
@@ -9,12 +9,15 @@ entry() {
 	return 1
 }
 
+# By path: some builds of busybox run their own setpriv, which cannot switch users, before they look for another.
 tool() {
-	case $(setpriv --help 2>&1) in
-	*--reuid*) echo setpriv; return ;;
-	esac
-	for name in su-exec gosu su; do
-		command -v $name >/dev/null && { echo $name; return; }
+	for name in setpriv su-exec gosu su; do
+		for directory in /usr/local/bin /usr/local/sbin /usr/bin /bin /usr/sbin /sbin; do
+			[ -x $directory/$name ] || continue
+			case $name$($directory/$name --help 2>&1 </dev/null) in
+			setpriv*--reuid* | [!s]* | su*) echo $directory/$name; return ;;
+			esac
+		done
 	done
 	echo none
 }
