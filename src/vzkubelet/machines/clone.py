@@ -43,13 +43,9 @@ def clone_file(source: Path, target: Path, abort: threading.Event | None = None)
 
     Raises: OSError, CloneAborted soon after `abort` is set.
     """
-    try:
-        if try_reflink(source, target):
-            return CloneMethod.REFLINK
-        copy_sparse(source, target, abort)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
+    if try_reflink(source, target):
+        return CloneMethod.REFLINK
+    copy_sparse(source, target, abort)
     return CloneMethod.COPY
 
 
