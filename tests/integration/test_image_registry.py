@@ -1,0 +1,340 @@
+"""The registry client against Distribution's own registry, and against servers that do not behave."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from tests.cluster.ports import free_port
+from tests.cluster.registry import BasicAuth
+from tests.support.cluster_fixtures import StartRegistry
+from tests.support.token_server import TokenServer
+from tests.support.vm_images import make_files, push
+from vzkubelet.errors import Error, Forbidden, Integrity, InvalidInput, NotFound, Unauthenticated, Unavailable
+from vzkubelet.images import Library
+from vzkubelet.images.registry import Repository
+from vzkubelet.images.transport import Transport
+from vzkubelet.model.oci import Descriptor
+from vzkubelet.model.reference import parse
+from vzkubelet.ports import RegistryCredential
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serve: TypeAlias = Callable[[Handler], Awaitable[str]]
+LOGIN = RegistryCredential("ci", "secret")
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest_asyncio.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Starts an HTTP server on a free port of loopback and returns ``127.0.0.1:port``."""
+    runners = []
+
+    async def start(handler: Handler) -> str:
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", handler)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        runners.append(runner)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"127.0.0.1:{runner.addresses[0][1]}"
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
+
+
+@pytest_asyncio.fixture
+async def transport() -> AsyncIterator[Transport]:
+    opened = Transport()
+    yield opened
+    await opened.close()
+
+
+def repository(transport: Transport, host: str, credential: RegistryCredential | None = None) -> Repository:
+    return Repository(transport, parse(f"{host}/team/vm:1"), credential or RegistryCredential())
+
+
+async def blob(target: Repository, size: int = 4) -> bytes:
+    descriptor = Descriptor(media_type="x", digest=DIGEST, size=size)
+    async with target.blob(descriptor) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+# --- Logins, on the real registry
+
+
+async def round_trip(tmp_path: Path, host: str, credential: RegistryCredential) -> bool:
+    files = make_files(tmp_path / "files", data_bytes=64 * 1024)
+    await push(files, f"{host}/team/vm:1", credential=credential)
+    library = Library(tmp_path / "cache")
+    try:
+        pulled = await library.pull(f"{host}/team/vm:1", [credential])
+        return files.same_as(pulled.disk, pulled.aux)
+    finally:
+        await library.close()
+
+
+async def test_basic_login(tmp_path: Path, registry_factory: StartRegistry) -> None:
+    registry = registry_factory(basic_auth=BasicAuth("ci", "secret"))
+    assert await round_trip(tmp_path, registry.host, LOGIN)
+    with pytest.raises(Unauthenticated, match='refuses the login of user "ci"'):
+        await push(make_files(tmp_path / "x"), f"{registry.host}/a:1", credential=RegistryCredential("ci", "no"))
+    with pytest.raises(Unauthenticated, match="wants a login and none was given"):
+        await push(make_files(tmp_path / "x"), f"{registry.host}/a:1")
+
+
+@pytest_asyncio.fixture
+async def tokens(tmp_path: Path) -> AsyncIterator[TokenServer]:
+    async with TokenServer(tmp_path, username="ci", password="secret", identity_token="id-token") as server:
+        yield server
+
+
+@pytest.mark.parametrize("credential", [LOGIN, RegistryCredential(identity_token="id-token")])
+async def test_bearer_token(
+    tmp_path: Path, registry_factory: StartRegistry, tokens: TokenServer, credential: RegistryCredential
+) -> None:
+    registry = registry_factory(extra=tokens.registry_auth())
+    assert await round_trip(tmp_path, registry.host, credential)
+    # One token serves a whole push, one a whole pull.
+    assert [asked["scope"] for asked in tokens.asked] == ["repository:team/vm:pull,push", "repository:team/vm:pull"]
+    assert {asked["service"] for asked in tokens.asked} == {"registry of the tests"}
+    assert {asked["method"] for asked in tokens.asked} == {"POST" if credential.identity_token else "GET"}
+
+
+@pytest.mark.parametrize(
+    ("credential", "words"),
+    [
+        (RegistryCredential("ci", "wrong"), 'refuses the login of user "ci"'),
+        (RegistryCredential(identity_token="stolen"), "refuses the identity token"),
+        (RegistryCredential(), "wants a login"),
+    ],
+)
+async def test_token_service_refuses(
+    tmp_path: Path, registry_factory: StartRegistry, tokens: TokenServer, credential: RegistryCredential, words: str
+) -> None:
+    registry = registry_factory(extra=tokens.registry_auth())
+    with pytest.raises(Unauthenticated, match=words) as caught:
+        await push(make_files(tmp_path / "x"), f"{registry.host}/a:1", credential=credential)
+    assert len(tokens.asked) == 1
+    assert "wrong" not in str(caught.value)
+
+
+async def test_token_that_expires_on_the_way_is_asked_for_once_more_only(
+    tmp_path: Path, registry_factory: StartRegistry, tokens: TokenServer, transport: Transport
+) -> None:
+    registry = registry_factory(extra=tokens.registry_auth())
+    await push(make_files(tmp_path / "x"), f"{registry.host}/team/vm:1", credential=LOGIN)
+    target = repository(transport, registry.host, LOGIN)
+    await target.manifest("1")
+    tokens.asked.clear()
+    tokens.lifetime_s = 0
+    with pytest.raises(Unauthenticated):
+        await repository(transport, registry.host, LOGIN).manifest("1")
+    assert len(tokens.asked) == 1
+
+
+async def test_token_that_the_registry_takes_no_more_is_replaced(serve: Serve, transport: Transport) -> None:
+    valid, issued = "t1", 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal issued
+        if request.path == "/token":
+            issued += 1
+            return web.json_response({"token": f"t{issued}"})
+        if request.headers.get("Authorization") == f"Bearer {valid}":
+            return web.Response(text="{}")
+        return web.Response(status=401, headers={"WWW-Authenticate": f'Bearer realm="http://{request.host}/token"'})
+
+    target = repository(transport, await serve(answer), LOGIN)
+    await target.manifest("1")
+    valid = "t2"
+    await target.manifest("1")
+    assert issued == 2
+
+
+async def test_token_service_is_down(
+    registry_factory: StartRegistry, tokens: TokenServer, transport: Transport
+) -> None:
+    registry = registry_factory(extra=tokens.registry_auth())
+    await tokens._runner.cleanup()
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await repository(transport, registry.host, LOGIN).manifest("1")
+
+
+# --- Answers
+
+
+async def test_registry_is_down(transport: Transport) -> None:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:\d+ cannot be reached: .*Connect"):
+        await repository(transport, f"127.0.0.1:{free_port()}").manifest("1")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, NotFound),
+        (403, Forbidden),
+        (401, Unauthenticated),
+        (429, Unavailable),
+        (500, Unavailable),
+        (400, Unavailable),
+        (204, Unavailable),
+    ],
+)
+async def test_answers_and_no_second_try(serve: Serve, transport: Transport, status: int, error: type[Error]) -> None:
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        body = {"errors": [{"code": "DENIED", "message": "because\nof reasons"}]}
+        return web.json_response(body if status != 204 else None, status=status)
+
+    host = await serve(answer)
+    with pytest.raises(error) as caught:
+        await repository(transport, host, LOGIN).manifest("1")
+    assert asked == ["/v2/team/vm/manifests/1"]
+    assert f"{host}/team/vm:1" in str(caught.value)
+    assert caught.value.reason == "ErrImagePull"
+    if status not in (204,):
+        assert "DENIED because of reasons" in str(caught.value)
+
+
+async def test_login_is_not_sent_before_it_is_asked_for(serve: Serve, transport: Transport) -> None:
+    sent: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        sent.append(request.headers.get("Authorization"))
+        if sent[-1] is None:
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        return web.Response(text="{}")
+
+    target = repository(transport, await serve(answer), LOGIN)
+    await target.manifest("1")
+    await target.manifest("1")
+    assert sent == [None, "Basic Y2k6c2VjcmV0", "Basic Y2k6c2VjcmV0"]
+
+
+async def test_manifest_that_is_not_what_its_digest_says(serve: Serve, transport: Transport) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="{}")
+
+    with pytest.raises(Integrity, match="the manifest has digest sha256:44136f"):
+        await repository(transport, await serve(answer)).manifest(DIGEST)
+
+
+async def test_manifest_without_end_is_not_read_to_its_end(serve: Serve, transport: Transport) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(65536))
+
+    with pytest.raises(InvalidInput, match="more than 4194304 bytes"):
+        await repository(transport, await serve(answer)).manifest("1")
+
+
+async def test_body_that_breaks_off(serve: Serve, transport: Transport) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"half")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    with pytest.raises(Unavailable, match=r"the connection to 127.* broke"):
+        await blob(repository(transport, await serve(answer)))
+
+
+# --- Redirects
+
+
+def redirect(location: str) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        if "Authorization" not in request.headers:
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        return web.Response(status=307, headers={"Location": location})
+
+    return answer
+
+
+async def test_login_is_kept_from_where_a_blob_is_redirected_to(serve: Serve, transport: Transport) -> None:
+    seen: list[web.Request] = []
+
+    async def storage(request: web.Request) -> web.Response:
+        seen.append(request)
+        return web.Response(body=b"blob")
+
+    signed = f"http://{await serve(storage)}/bucket/blob?Signature=a%2Fb%2Bc&X=1"
+    assert await blob(repository(transport, await serve(redirect(signed)), LOGIN)) == b"blob"
+    assert len(seen) == 1
+    assert "Authorization" not in seen[0].headers
+    # A signed URL must arrive as it was signed.
+    assert seen[0].raw_path == "/bucket/blob?Signature=a%2Fb%2Bc&X=1"
+
+
+async def test_redirect_within_the_registry_keeps_the_login(serve: Serve, transport: Transport) -> None:
+    seen: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path == "/elsewhere":
+            seen.append(request.headers.get("Authorization"))
+            return web.Response(body=b"blob")
+        return await redirect("/elsewhere")(request)
+
+    assert await blob(repository(transport, await serve(answer), LOGIN)) == b"blob"
+    assert seen == ["Basic Y2k6c2VjcmV0"]
+
+
+async def test_redirect_to_plain_http_elsewhere_is_refused(serve: Serve, transport: Transport) -> None:
+    with pytest.raises(InvalidInput, match=r"refusing plain http to storage\.example"):
+        await blob(repository(transport, await serve(redirect("http://storage.example/blob")), LOGIN))
+
+
+async def test_redirects_in_circles(serve: Serve, transport: Transport) -> None:
+    with pytest.raises(Unavailable, match="redirects in circles"):
+        await blob(repository(transport, await serve(redirect("/again")), LOGIN))
+
+
+async def test_storage_that_refuses(serve: Serve, transport: Transport) -> None:
+    async def storage(_: web.Request) -> web.Response:
+        return web.Response(status=403, text="<xml>expired</xml>")
+
+    with pytest.raises(Forbidden, match="denies access"):
+        await blob(repository(transport, await serve(redirect(f"http://{await serve(storage)}/x")), LOGIN))
+
+
+async def test_cancelling_a_download_closes_its_connection(serve: Serve, transport: Transport) -> None:
+    gone = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(bytes(65536))
+        finally:
+            gone.set()
+
+    async with AsyncExitStack() as stack:
+        descriptor = Descriptor(media_type="x", digest=DIGEST, size=2**40)
+        chunks = await stack.enter_async_context(repository(transport, await serve(answer)).blob(descriptor))
+        assert await anext(chunks)
+    await asyncio.wait_for(gone.wait(), 10)
+
+
+async def test_json_answers_are_not_trusted_to_be_json(serve: Serve, transport: Transport) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/token":
+            return web.Response(text=json.dumps({"no": "token"}))
+        challenge = f'Bearer realm="http://{request.host}/token",service="x"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge}, text="not json")
+
+    with pytest.raises(Unavailable, match="answers no token"):
+        await repository(transport, await serve(answer)).manifest("1")
