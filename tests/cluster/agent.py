@@ -109,7 +109,7 @@ def node_is_ready(cluster: ControlPlane, name: str) -> bool:
         "get", "nodes", "--field-selector", f"metadata.name={name}",
         "-o", 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}',
     )  # fmt: skip
-    return listed.strip() == "True"
+    return listed.stdout.strip() == b"True"
 
 
 def build_guest(output: Path, *flags: str) -> Path:

@@ -12,7 +12,8 @@ from pathlib import Path
 from vzkubelet import errors, files, ports
 from vzkubelet.aio import SystemClock
 from vzkubelet.config import Config
-from vzkubelet.guests.ssh import Login, SshGuests
+from vzkubelet.guests.guest import SshGuests
+from vzkubelet.guests.ssh import Login
 from vzkubelet.images.library import Library
 from vzkubelet.machines import selection
 from vzkubelet.machines.qemu.driver import QemuDriver
@@ -101,29 +102,13 @@ class Parts:
         self.machines = MachineRuntime(
             MachineParts(self.driver, self.images, _guests(config, self.driver), self.directories, self.clock)
         )
-        self._docker_host = config.sidecars.docker_host
-        self.sidecars: Sidecars | None = None
+        self._network = self.driver.network()
+        self.sidecars = Sidecars(config.sidecars.docker_host, self._network, root.owner)
 
     async def open(self) -> None:
-        """Adopt what an earlier process left and find out whether there is a Docker engine."""
+        """Adopt what an earlier process left."""
         await self.images.recover()
         await self.driver.adopt()
-        try:
-            await self.connect_sidecars()
-        except errors.Unavailable as exc:
-            _log.warning("pods with side-cars cannot run: %s", exc)
-
-    async def connect_sidecars(self) -> Sidecars:
-        """The side-car runtime. Raises Unavailable when no Docker engine answers."""
-        if self.sidecars is None:
-            sidecars = Sidecars(self._docker_host, self.driver.network(), self.root.owner)
-            try:
-                await sidecars.connect()
-            except errors.Unavailable:
-                await sidecars.close()
-                raise
-            self.sidecars = sidecars
-        return self.sidecars
 
     def world(
         self,
@@ -138,8 +123,7 @@ class Parts:
     async def close(self) -> None:
         """Let go; machines and side-cars run on."""
         await self.machines.close()
-        if self.sidecars is not None:
-            await self.sidecars.close()
+        await self.sidecars.close()
         await self.images.close()
         await self.driver.close()
 
@@ -147,8 +131,9 @@ class Parts:
         """Give back the guests' network, once no machine is left that uses it."""
         if await self.driver.machines():
             return
-        if self.sidecars is not None:
-            await self.sidecars.tear_down()
+        if self._network is not None:
+            with contextlib.suppress(errors.Unavailable):  # no engine, no network of ours in it
+                await self.sidecars.tear_down()
         if isinstance(self.driver, QemuDriver):
             await self.driver.tear_down()
 

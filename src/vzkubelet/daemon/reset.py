@@ -1,6 +1,8 @@
 """Taking back everything that an agent left on this host: machines, side-cars, volumes, networks. Images stay."""
 
-from vzkubelet import files
+import contextlib
+
+from vzkubelet import errors, files
 from vzkubelet.config import Config
 from vzkubelet.daemon.parts import Parts, StateRoot
 from vzkubelet.daemon.standalone import local_pods, remove
@@ -38,17 +40,16 @@ async def _reset(config: Config, root: StateRoot) -> list[str]:
     try:
         await parts.open()
         facts = NodeFacts("", 0, 0)
-        world = parts.world(
-            local.LocalObjects(Manifest(Pod())), local.EventPrinter(), local.LocalStatus(), lambda: facts
-        )
+        nothing = local.LocalObjects(Manifest(Pod()))
+        world = parts.world(nothing, local.EventPrinter(), local.LocalStatus(), lambda: facts)
         uids = {*parts.directories.uids(), *await world.machines.pods(), *await world.volumes.pods()}
-        if world.sidecars is not None:
+        with contextlib.suppress(errors.Unavailable):  # no engine, no side-cars
             uids.update(await world.sidecars.pods())
         for uid in sorted(uids):
             ref = PodRef("", "", uid)
-            if world.sidecars is not None:
-                await world.sidecars.remove_pod(ref)
             await world.machines.remove_pod(ref)
+            with contextlib.suppress(errors.Unavailable):
+                await world.sidecars.remove_pod(ref)
             await world.volumes.remove(uid)
         await parts.tear_down_network()
         return [f"pod {uid}" for uid in sorted(uids)]

@@ -198,7 +198,7 @@ async def execute(
         if target == found.pod.spec.containers[0].name:
             runtime: ports.ContainerRuntime = parts.machines
         else:
-            runtime = await parts.connect_sidecars()
+            runtime = parts.sidecars
         return (await runtime.exec(found.known.ref, target, request, streams)).code
     finally:
         await parts.close()
@@ -222,7 +222,7 @@ async def logs(
         if target == found.pod.spec.containers[0].name:
             entries = parts.machines.logs(found.known.ref, target, attempt, options)
         else:
-            entries = (await parts.connect_sidecars()).logs(found.known.ref, target, attempt, options)
+            entries = parts.sidecars.logs(found.known.ref, target, attempt, options)
         async for entry in entries:
             write(formatter.format(entry))
             if formatter.exhausted:

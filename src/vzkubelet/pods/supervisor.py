@@ -39,6 +39,10 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
 
+    @property
+    def world(self) -> World:
+        return self._world
+
     def workers(self) -> Iterable[worker.Worker]:
         return tuple(self._workers.values())
 
@@ -87,21 +91,26 @@ class Supervisor:
 
     async def remove_orphans(self, keep: set[str]) -> None:
         """Remove machines, side-cars, volumes and directories of pods that are not in `keep`."""
-        world = self._world
-        owners = {*self._directories.uids(), *await world.machines.pods(), *await world.volumes.pods()}
-        if world.sidecars is not None:
-            owners.update(await world.sidecars.pods())
+        owners = set(self._directories.uids())
+        for holder in (self._world.machines, self._world.volumes, self._world.sidecars):
+            try:
+                owners.update(await holder.pods())
+            except errors.Error as exc:
+                _log.warning("leftovers of earlier pods not looked up: %s", exc)
         for uid in sorted(owners - keep):
             _log.info("removing what is left of pod %s, which is not this node's", uid)
-            ref = PodRef("", "", uid)
             try:
-                if world.sidecars is not None:
-                    await world.sidecars.remove_pod(ref)
-                await world.machines.remove_pod(ref)
-                await world.volumes.remove(uid)
-                await aio.run_blocking(self._directories.of(uid).remove)
+                await self.remove_leftovers(uid)
             except errors.Error as exc:
                 _log.warning("leftovers of pod %s not removed, trying again at the next start: %s", uid, exc)
+
+    async def remove_leftovers(self, uid: str) -> None:
+        """Everything of a pod that has no worker. Its machine goes even where no Docker engine answers."""
+        ref = PodRef("", "", uid)
+        await self._world.machines.remove_pod(ref)
+        await self._world.sidecars.remove_pod(ref)
+        await self._world.volumes.remove(uid)
+        await aio.run_blocking(self._directories.of(uid).remove)
 
     async def wait_empty(self) -> None:
         """Until no worker is left."""

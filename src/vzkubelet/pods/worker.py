@@ -353,19 +353,14 @@ class Worker:
     async def _release(self, *, keep_logs: bool) -> None:
         pod = self._reporter.pod
         for container in pod.spec.containers:
-            if self._sidecar_without_engine(container.name):
-                continue
             runtime = self._world.runtime_of(pod, container.name)
             await runtime.remove(self.ref, container.name)
         if not keep_logs:
             await self._remove_pod()
         await self._world.volumes.remove(self.ref.uid)
 
-    def _sidecar_without_engine(self, container: str) -> bool:
-        return self._world.sidecars is None and self._reporter.pod.spec.containers[0].name != container
-
     async def _remove_pod(self) -> None:
-        if self._world.sidecars is not None and len(self._reporter.pod.spec.containers) > 1:
+        if len(self._reporter.pod.spec.containers) > 1:
             await self._world.sidecars.remove_pod(self.ref)
         await self._world.machines.remove_pod(self.ref)
 

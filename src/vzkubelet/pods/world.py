@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from vzkubelet import ports
 from vzkubelet.aio import Clock
-from vzkubelet.errors import Unavailable
 from vzkubelet.model import pod as api
 
 
@@ -20,10 +19,9 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """`sidecars` is None where no Docker engine is: pods with one container still work."""
-
     machines: ports.ContainerRuntime
-    sidecars: ports.ContainerRuntime | None
+    sidecars: ports.ContainerRuntime
+    """Raises Unavailable at each call while no Docker engine answers: pods with one container never call it."""
     volumes: ports.Volumes
     objects: ports.Objects
     recorder: ports.Recorder
@@ -32,16 +30,5 @@ class World:
     node: Callable[[], NodeFacts]
 
     def runtime_of(self, pod: api.Pod, container: str) -> ports.ContainerRuntime:
-        """The first container is a machine, all others are side-cars.
-
-        Raises:
-            Unavailable: a side-car is asked for and there is no Docker engine.
-        """
-        if pod.spec.containers[0].name == container:
-            return self.machines
-        if self.sidecars is None:
-            raise Unavailable(
-                f"container {container} needs a Docker engine and none answers: start it or set DOCKER_HOST",
-                reason="CreateContainerError",
-            )
-        return self.sidecars
+        """The first container is a machine, all others are side-cars."""
+        return self.machines if pod.spec.containers[0].name == container else self.sidecars

@@ -1,0 +1,166 @@
+"""The agent may be killed at any moment: no machine is lost, none doubled, nothing leaks, no line is lost."""
+
+import random
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import agent as agents
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.docker_engine import DockerEngine
+from tests.cluster.node_credential import mint
+from tests.support.agent_fixtures import Pods, container_status
+
+COUNT = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"
+KILLS = 10
+
+
+@pytest.fixture
+def own_node(cluster: ControlPlane, docker_engine: DockerEngine, tmp_path: Path) -> Iterator[agents.Agent]:
+    """A node that the test may kill."""
+    name = f"vz-{uuid.uuid4().hex[:8]}"
+    agent = agents.Agent(
+        tmp_path, mint(cluster, name, tmp_path / "credential"), name=name, docker_host=docker_engine.host
+    )
+    agent.start()
+    try:
+        agent.wait_ready(cluster)
+        yield agent
+    finally:
+        agent.tear_down()
+
+
+@pytest.fixture
+def own_pods(cluster: ControlPlane, own_node: agents.Agent, guest_image: str, namespace: str) -> Pods:
+    return Pods(cluster, namespace, own_node.name, guest_image)
+
+
+def restart(agent: agents.Agent, cluster: ControlPlane) -> None:
+    agent.kill()
+    agent.log.rename(agent.log.with_suffix(f".{time.monotonic_ns()}"))
+    agent.start()
+    agent.wait_ready(cluster)
+
+
+def identity(pod: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (s["name"], s["containerID"], s["restartCount"], s["state"].get("running", {}).get("startedAt"))
+        for s in pod["status"]["containerStatuses"]
+    ]
+
+
+def host_leftovers(agent: agents.Agent) -> list[str]:
+    """Processes, mounts, interfaces and temporary files that speak of this agent's machines."""
+    root = str(agent.cache)
+    processes = subprocess.run(["ps", "-eo", "pid,args", "-ww"], capture_output=True, text=True, check=True).stdout
+    mounts = Path("/proc/mounts").read_text()
+    machines = [f"file {path}" for path in (agent.cache / "node" / "machines").glob("*-*") if path.is_dir()]
+    staging = [f"file {path}" for path in agent.cache.rglob(".staging-*")]
+    return [
+        *(line for line in processes.splitlines() if root in line and ("qemu-system" in line or "virtiofsd" in line)),
+        *(line for line in mounts.splitlines() if root in line),
+        *machines,
+        *staging,
+    ]
+
+
+def taps() -> set[str]:
+    listed = subprocess.run(["ip", "-o", "link", "show", "type", "tun"], capture_output=True, text=True, check=True)
+    return {line.split(":")[1].strip() for line in listed.stdout.splitlines()}
+
+
+@pytest.mark.timeout(400)
+def test_killed_agent_finds_everything_as_it_was(
+    cluster: ControlPlane, own_node: agents.Agent, own_pods: Pods, busybox_image: str
+) -> None:
+    pods = own_pods
+    side = {"name": "side", "image": busybox_image, "command": ["sleep", "3600"]}
+    pods.apply(pods.pod("alive", "sh", "-c", COUNT, sidecars=[side]))
+    before = pods.wait_ready("alive")
+    boot_id = pods.exec("alive", "cat", "/proc/sys/kernel/random/boot_id").stdout
+    started = pods.exec("alive", "sh", "-c", "sleep 3600 & echo $!").stdout.strip().decode()
+    for _ in range(3):
+        restart(own_node, cluster)
+        assert pods.exec("alive", "cat", "/proc/sys/kernel/random/boot_id").stdout == boot_id
+        assert identity(pods.get("alive")) == identity(before)
+        assert pods.exec("alive", "kill", "-0", started).returncode == 0
+        time.sleep(random.uniform(0.2, 1.0))
+    lines = pods.logs("alive", "-c", "vm").splitlines()
+    assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
+    assert len(lines) > 50
+    pods.kubectl("delete", "pod", "alive", "--wait", "--timeout=60s", timeout_s=90)
+    assert host_leftovers(own_node) == []
+
+
+@pytest.mark.timeout(800)
+def test_kills_at_random_moments_lose_and_double_nothing(
+    cluster: ControlPlane, own_node: agents.Agent, own_pods: Pods
+) -> None:
+    pods, before = own_pods, taps()
+    seed = random.randrange(1 << 32)
+    moments = random.Random(seed)
+    for attempt in range(KILLS):
+        name = f"p{attempt}"
+        pods.apply(pods.pod(name, "sh", "-c", COUNT))
+        time.sleep(moments.uniform(0.0, 8.0))  # in the pull, the boot, or while it runs
+        restart(own_node, cluster)
+        pod = pods.wait_ready(name)
+        assert container_status(pod)["restartCount"] == 0, f"seed {seed}"
+        assert len(list((own_node.cache / "node" / "machines").glob(f"{pod['metadata']['uid']}"))) == 1
+        lines = pods.logs(name).splitlines()
+        assert lines == [f"line {number}" for number in range(1, len(lines) + 1)], f"seed {seed}"
+        pods.kubectl("delete", "pod", name, "--wait=false")
+        time.sleep(moments.uniform(0.0, 2.5))
+        if attempt % 2:
+            restart(own_node, cluster)  # in the deletion
+        pods.kubectl("wait", "--for=delete", f"pod/{name}", "--timeout=60s", timeout_s=90)
+        deadline = time.monotonic() + 10
+        while host_leftovers(own_node) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert host_leftovers(own_node) == [], f"seed {seed}"
+    assert taps() <= before, f"seed {seed}"
+
+
+def test_pod_deleted_while_no_agent_runs_is_cleaned_up(
+    cluster: ControlPlane, own_node: agents.Agent, own_pods: Pods
+) -> None:
+    own_pods.apply(own_pods.pod("orphan", "sleep", "3600"))
+    own_pods.wait_ready("orphan")
+    own_node.kill()
+    own_pods.kubectl("delete", "pod", "orphan", "--grace-period=0", "--force")
+    own_node.log.rename(own_node.log.with_suffix(".before"))
+    own_node.start()
+    own_node.wait_ready(cluster)
+    deadline = time.monotonic() + 20
+    while host_leftovers(own_node):
+        assert time.monotonic() < deadline, host_leftovers(own_node)
+        time.sleep(0.2)
+
+
+def test_node_survives_an_api_server_that_restarts(
+    cluster_factory: Any, docker_engine: DockerEngine, guest_image: str, tmp_path: Path
+) -> None:
+    cluster: ControlPlane = cluster_factory()
+    agent = agents.Agent(
+        tmp_path,
+        mint(cluster, "vz-weather", tmp_path / "credential"),
+        name="vz-weather",
+        docker_host=docker_engine.host,
+    )
+    agent.start()
+    try:
+        agent.wait_ready(cluster)
+        pods = Pods(cluster, "default", "vz-weather", guest_image)
+        pods.apply(pods.pod("steady", "sh", "-c", COUNT))
+        before = pods.wait_ready("steady")
+        cluster.restart_apiserver()
+        pods.apply(pods.pod("after", "echo", "still here"))
+        pods.wait_phase("after", "Succeeded")
+        assert identity(pods.get("steady")) == identity(before)
+    finally:
+        agent.tear_down()
