@@ -9,7 +9,8 @@ from vzkubelet.model.identity import PodRef
 from vzkubelet.model.pod import Pod
 
 _OF_ANOTHER_POD = (
-    "UID in precondition",  # 409 of a deletion
+    "UID in precondition",  # 409 of a deletion, by the storage
+    "UID in the precondition",  # 409 of a deletion, by the registry before it
     "uid mismatch",  # 409 of a patch that finds no object
     "metadata.uid: Invalid value",  # 422 of a patch
     "spec.nodeName set to itself",  # 403 of NodeRestriction: the pod of that name is on another node

@@ -132,7 +132,16 @@ class HttpTransport:
 
 
 def _broken(server: str, exc: Exception) -> Unavailable:
-    return Unavailable(f"API server {server} cannot be reached: {clip(str(exc) or type(exc).__name__)}")
+    match exc:
+        case aiohttp.ClientConnectorCertificateError():
+            reason = str(exc.certificate_error)
+        case aiohttp.ClientConnectorError():
+            reason = exc.os_error.strerror or str(exc.os_error)
+        case aiohttp.ClientPayloadError():
+            reason = "the connection broke in the middle of an answer"
+        case _:
+            reason = str(exc) or type(exc).__name__
+    return Unavailable(f"API server {server} cannot be reached: {clip(reason)}")
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:

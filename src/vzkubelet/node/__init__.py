@@ -1,0 +1,1 @@
+"""The node itself: what this host is, its registration, lease, status and figures."""
