@@ -429,6 +429,8 @@ async def test_removing_beside_a_running_pull_takes_nothing_from_it(
     proxy.release.set()
     pulled = await pull
     assert new.same_as(pulled.disk, pulled.aux)
+    # The pull's end made the removal's promise good.
+    assert len(list((tmp_path / "cache" / "content" / "sha256").iterdir())) == 2
     assert await library.remove(f"{proxy.host}/{path}:new")
     assert content_files(tmp_path) == []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from vzkubelet.aio import run_blocking, traced
+from vzkubelet.aio import run_blocking, traced, uninterrupted
 from vzkubelet.errors import Error, Forbidden, InvalidInput, NotFound, Unauthenticated, clip
 from vzkubelet.images import formats
 from vzkubelet.images.fetches import Fetches, faults_named
@@ -190,7 +190,15 @@ class Library:
                     break
                 except BlockingIOError:
                     await sleep(_SWEEP_POLL_S)
-            yield
+            try:
+                yield
+            finally:
+                held.close()
+                await uninterrupted(run_blocking(self._sweep_if_wanted), name="sweep after pull")
+
+    def _sweep_if_wanted(self) -> None:
+        if self._store.sweep_is_wanted():
+            self._store.sweep(unreferenced_images=True)
 
     def _runs_here(self, record: ImageRecord) -> bool:
         return not self._platforms or any(formats.fits(record.platform, wanted) for wanted in self._platforms)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -142,9 +143,11 @@ class Repository:
                 raise await self._error(response, "an upload")
             location = response.url.join(URL(response.headers["Location"], encoded=True))
         self._transport.check_scheme(location, self.name)
+        # Appended as text: the location may be signed, so not a character of it may change.
+        separator = "&" if location.raw_query_string else "?"
         sent = await self._send(
             "PUT",
-            location.update_query(digest=digest),
+            URL(f"{location}{separator}digest={quote(digest)}", encoded=True),
             headers={"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"},
             body=lambda: _file_chunks(file, size_bytes, advance),
             read_timeout_s=UPLOAD_ANSWER_TIMEOUT_S,

@@ -8,6 +8,7 @@ Layout below its root, which is ``images/`` in the cache directory::
     references/<name>.<hash>.json        records.ReferenceRecord; <name> is the reference with / and : escaped
     staging/<hex>/lock, data             content on its way, one directory per raw digest, locked by its puller
     lock                                 shared by pulls, exclusive while unused content is swept
+    sweep-wanted                         there while a removal waits for running pulls to end
 
 Each thing appears by one rename after it has been synced, and in this order: content, image, reference. So whatever a
 crash leaves, what can be seen is complete. All methods block: they are for
@@ -69,6 +70,7 @@ class Store:
         self._content = root / "content" / "sha256"
         self._manifests = root / "manifests" / "sha256"
         self._references = root / "references"
+        self._sweep_wanted = root / "sweep-wanted"
 
     # --- Content
 
@@ -178,7 +180,8 @@ class Store:
         Raises:
             BlockingIOError: a sweep is running.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        # Private images are not for every user of the host.
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked(fcntl.LOCK_SH):
             yield
 
@@ -193,14 +196,22 @@ class Store:
 
     def sweep(self, *, unreferenced_images: bool) -> int | None:
         """Remove staging of dead processes and content that no image refers to; on request also images that no
-        reference points to. Returns the bytes freed, None (nothing done) while a pull runs in any process."""
+        reference points to. Returns the bytes freed. While a pull runs in any process nothing is done but to note the
+        request, and None returned: whoever pulls looks at `sweep_is_wanted` afterwards."""
         if not self.root.is_dir():
             return 0
         try:
             with self._locked(fcntl.LOCK_EX):
-                return self._sweep(unreferenced_images)
+                freed_bytes = self._sweep(unreferenced_images or self.sweep_is_wanted())
+                self._sweep_wanted.unlink(missing_ok=True)
+                return freed_bytes
         except BlockingIOError:
+            if unreferenced_images:
+                self._sweep_wanted.touch()
             return None
+
+    def sweep_is_wanted(self) -> bool:
+        return self._sweep_wanted.exists()
 
     def _sweep(self, unreferenced_images: bool) -> int:
         freed_bytes = 0
