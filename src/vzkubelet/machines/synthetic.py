@@ -7,6 +7,7 @@ of its state file and the time. Its guest side is `synthetic_guest.SyntheticGues
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from vzkubelet import aio
-from vzkubelet.errors import Conflict, InvalidInput, NotFound
+from vzkubelet.errors import Conflict, Error, InvalidInput, NotFound, Unavailable
 from vzkubelet.machines.directory import MachineDirectory, MachineRecord, MachineRoot, MachineState
 from vzkubelet.ports import (
     GuestAddress,
@@ -27,6 +28,8 @@ from vzkubelet.ports import (
     MachineStatus,
     MachineUsage,
 )
+
+_log = logging.getLogger(__name__)
 
 NETWORK = ipaddress.IPv4Network("198.18.0.0/15")
 """Set aside for benchmarks (RFC 2544): an address that certainly belongs to nobody."""
@@ -81,8 +84,10 @@ class SyntheticDriver:
     async def adopt(self) -> None:
         await aio.run_blocking(self._root.remove_leftovers)
         for uid in await aio.run_blocking(self._root.uids):
-            with contextlib.suppress(NotFound):
+            try:
                 self._addresses[self._state(uid).ip] = uid
+            except Error as exc:
+                _log.warning("machine %s cannot be adopted: %s", uid, exc)
 
     async def machines(self) -> Sequence[str]:
         return await aio.run_blocking(self._root.uids)
@@ -192,7 +197,7 @@ class SyntheticDriver:
             self._stop(self.directory(uid), state, time.time(), fault)
 
     async def delete(self, uid: str) -> None:
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFound, Unavailable):  # gone, or its state is damaged
             await self.kill(uid)
             self._addresses.pop(self._state(uid).ip, None)
         await aio.run_blocking(self._root.remove, uid)

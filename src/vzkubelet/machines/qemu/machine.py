@@ -18,7 +18,7 @@ from vzkubelet.machines.qemu.accelerator import Accelerator, KvmProof
 from vzkubelet.machines.qemu.command_line import QemuInvocation, command_line
 from vzkubelet.machines.qemu.events import fault_text, last_shutdown
 from vzkubelet.machines.qemu.host import QemuHost
-from vzkubelet.machines.qemu.network import USER_GUEST_IP, Attachment, GuestNetwork
+from vzkubelet.machines.qemu.network import LOOPBACK, USER_GUEST_IP, Attachment, GuestNetwork, forwards
 from vzkubelet.machines.qemu.process import (
     Launch,
     OwnedProcess,
@@ -335,15 +335,20 @@ class QemuMachine:
                 raise Conflict(
                     f"machine {self.uid} stopped before its address was known: {state.fault or 'powered off'}"
                 )
-            if state.ssh_port:
-                return GuestAddress(USER_GUEST_IP, "127.0.0.1", state.ssh_port)
             while not watch.done():
-                if (found := await self._parts.network.address(self._mac)) is not None:
+                if (found := await self._address_now(state)) is not None:
                     return found
                 await asyncio.wait({watch}, timeout=_ADDRESS_POLL_S)
                 if time.monotonic() - checked > _NETWORK_CHECK_S:
                     checked = time.monotonic()
                     await self._parts.network.set_up()
+
+    async def _address_now(self, state: QemuState) -> GuestAddress | None:
+        if not state.ssh_port:
+            return await self._parts.network.address(self._mac)
+        if not await forwards(state.ssh_port):
+            return None
+        return GuestAddress(USER_GUEST_IP, LOOPBACK, state.ssh_port)
 
     async def release(self) -> None:
         """Free what the machine holds outside its directory; the caller holds its lock and deletes it next."""

@@ -28,10 +28,14 @@ async def execute(
 
     Raises: Unavailable (nobody listens), DeadlineExceeded (no answer), MachineFault (QEMU refuses the command).
     """
+    try:
+        peer = _connected(monitor)
+    except OSError as exc:
+        raise Unavailable(f"QEMU's monitor {monitor} cannot be reached: {exc.strerror or exc}") from exc
     client = QMPClient("vzkubelet")
     try:
         async with asyncio.timeout(timeout_s):
-            await client.connect(_connected(monitor))
+            await client.connect(peer)
             return await client.execute(command, arguments)
     except TimeoutError:
         raise DeadlineExceeded(f"QEMU did not answer {command} at {monitor} within {timeout_s:g} s") from None
@@ -41,6 +45,7 @@ async def execute(
         raise MachineFault(f"QEMU failed at {command}: {clip(str(exc) or type(exc).__name__)}") from exc
     finally:
         await _disconnect(client)
+        peer.close()  # still open when we were cancelled before the client took it
 
 
 def _connected(monitor: Path) -> socket.socket:

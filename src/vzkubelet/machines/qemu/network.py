@@ -1,5 +1,6 @@
 """What a driver needs of a guest network, and the network that needs no privileges."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from vzkubelet.ports import GuestAddress, HostNetwork
 SSH_PORT = 22
 USER_GUEST_IP = "10.0.2.15"
 """What QEMU's user network gives every guest; nobody but the guest itself can reach it."""
+
+
+LOOPBACK = "127.0.0.1"
+_ANSWER_S = 0.3
+"""A guest with an address answers or refuses a connection at once, even when its host is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class UserNetwork:
     @contextlib.asynccontextmanager
     async def attached(self, uid: str) -> AsyncIterator[Attachment]:
         # Port 0: QEMU takes a free one itself, so that nobody can take it in between.
-        yield Attachment(f"user,id=net0,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}")
+        yield Attachment(f"user,id=net0,ipv6=off,hostfwd=tcp:{LOOPBACK}:0-:{SSH_PORT}")
 
     async def address(self, mac: MacAddress) -> GuestAddress | None:
         return None
@@ -75,3 +81,25 @@ class UserNetwork:
 
     async def tear_down(self) -> None:
         return
+
+
+async def forwards(port: int) -> bool:
+    """Whether a guest is behind a forwarded port: QEMU accepts in its place from the start, but then nothing comes.
+
+    Any answer will do, also an end of the connection: it takes an address to refuse one.
+    """
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    except (OSError, TimeoutError):
+        return False
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            await reader.read(1)
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    finally:
+        writer.transport.abort()
+    return True
