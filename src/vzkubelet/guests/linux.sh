@@ -46,6 +46,8 @@ place() {
 	else
 		reason=$($root mkdir -p "${3%/*}/" 2>&1 && $root touch "$3" 2>&1) || failed "$3: $reason"
 	fi
-	reason=$($root mount -o bind "$source" "$3" 2>&1) || failed "$3: $reason"
-	[ "$4" = rw ] || reason=$($root mount -o remount,bind,ro "$3" 2>&1) || failed "$3: $reason"
+	# busybox looks a mount up by its name in the mount table, which knows no symbolic links (/var/run).
+	target=$(resolved "$3")
+	reason=$($root mount -o bind "$source" "$target" 2>&1) || failed "$3: $reason"
+	[ "$4" = rw ] || reason=$($root mount -o remount,bind,ro "$target" 2>&1) || failed "$3: $reason"
 }
