@@ -80,11 +80,14 @@ def test_job_retries_a_failing_command_and_completes_a_good_one(pods: Pods) -> N
 
 def test_restarted_machine_is_a_fresh_clone_and_the_volume_lives_on(pods: Pods) -> None:
     count = (
-        "echo x >> /mnt/shared/starts; echo x >> /root/starts; wc -l < /mnt/shared/starts; wc -l < /root/starts; exit 1"
+        "echo x >> /mnt/shared/starts; echo x >> /root/starts; wc -l < /mnt/shared/starts; wc -l < /root/starts; "
+        "[ $(wc -l < /mnt/shared/starts) = 2 ] && sleep 600; exit 1"
     )
     mount = {"volumeMounts": [{"name": "shared", "mountPath": "/mnt/shared"}]}
     pods.apply(pods.pod("again", "sh", "-c", count, vm=mount, restartPolicy="OnFailure", **SHARED))
-    pod = pods.wait("again", lambda found: container_status(found)["restartCount"] >= 1, "restarted")
+    pod = pods.wait(
+        "again", lambda found: container_status(found)["restartCount"] == 1 and is_ready(found), "restarted"
+    )
     assert pods.logs("again", "--previous").split() == ["1", "1"]
     pods.wait("again", lambda _: pods.logs("again").split() == ["2", "1"], "a fresh clone with its old volume")
     status = container_status(pod)

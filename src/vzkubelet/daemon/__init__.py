@@ -8,6 +8,6 @@ from vzkubelet.config import Config
 
 def run(config: Config) -> int:
     """Run the node agent until it is told to stop; the exit code."""
-    from vzkubelet.daemon import agent  # the command line's other verbs do not need any of it
+    from vzkubelet.daemon.agent import run as run_agent  # the command line's other verbs do not need any of it
 
-    return agent.run(config)
+    return run_agent(config)

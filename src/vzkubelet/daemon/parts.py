@@ -97,7 +97,7 @@ class Parts:
         self.root = root
         self.clock = SystemClock()
         self.driver = selection.select(config.machines.driver, root.machines, guest_network=config.machines.network)
-        self.images = Library(config.cache_dir, _platforms(self.driver.limits()))
+        self.images = Library(config.cache_dir / "images", _platforms(self.driver.limits()))
         self.directories = PodDirectories(root.pods)
         self.machines = MachineRuntime(
             MachineParts(self.driver, self.images, _guests(config, self.driver), self.directories, self.clock)
