@@ -14,10 +14,15 @@ from tests.cluster.control_plane import ControlPlane
 from tests.integration.kube_support import WatchedPods, connected, pod_body, until, until_true
 from tests.integration.network_fault import Relay
 from tests.support.cluster_fixtures import MintCredential
-from vzkubelet import errors
+from vzkubelet import aio, errors
+from vzkubelet.kube.client import Client
+from vzkubelet.kube.credentials import Credentials
 from vzkubelet.kube.events import EventRecorder
+from vzkubelet.kube.kubeconfig import Access, ExecConfig, ExecEnv
 from vzkubelet.kube.objects import KubeObjects
+from vzkubelet.kube.paths import PODS
 from vzkubelet.kube.pod_status import PodStatus
+from vzkubelet.kube.reflector import Added, Delta, Reflector
 from vzkubelet.kube.reviews import Reviews
 from vzkubelet.model.identity import PodRef
 from vzkubelet.model.pod import Pod
@@ -135,7 +140,7 @@ async def test_what_a_pod_refers_to_is_readable_right_after_its_binding(
     )
     async with connected(credential) as client, WatchedPods(client, node).running() as watched:
         objects = KubeObjects(client)
-        with pytest.raises(errors.Forbidden):
+        with pytest.raises(errors.Forbidden, match="no relationship found"):
             await objects.secret(namespace, "s")
         cluster.api.create(pods_of(namespace), body)
         await until(lambda: "a" in watched.pods, "the pod is seen")
@@ -147,15 +152,44 @@ async def test_what_a_pod_refers_to_is_readable_right_after_its_binding(
         assert b'"vault"' in base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4))
         names = [service.metadata.name for service in await objects.services(namespace)]
         assert names == ["kubernetes"]
-        with pytest.raises(errors.NotFound, match=r'^secret "none" not found$'):
-            await _missing_secret(cluster, namespace, node, objects)
 
 
-async def _missing_secret(cluster: ControlPlane, namespace: str, node: str, objects: KubeObjects) -> None:
-    env = [{"name": "S", "valueFrom": {"secretKeyRef": {"name": "none", "key": "k"}}}]
-    container = {"name": "main", "image": "i", "env": env}
-    cluster.api.create(pods_of(namespace), pod_body("b", node, containers=[container]))
-    await objects.secret(namespace, "none")
+async def test_no_read_after_a_binding_is_refused(
+    cluster: ControlPlane, namespace: str, mint_credential: MintCredential
+) -> None:
+    credential = await asyncio.to_thread(mint_credential)
+    node = credential.node_name
+    make_node(cluster.api, node)
+    missing: list[str] = []
+
+    async with connected(credential) as client:
+        objects = KubeObjects(client)
+        reads: list[asyncio.Task[None]] = []
+
+        async def read(name: str) -> None:
+            try:
+                await objects.secret(namespace, name)
+            except errors.NotFound as exc:
+                missing.append(str(exc))
+
+        def on_delta(delta: Delta[Pod]) -> None:
+            if isinstance(delta, Added):
+                objects.pod_bound(namespace)
+                reads.append(aio.spawn(read(f"of-{delta.object.metadata.name}"), name="read"))
+
+        watch = Reflector(client, PODS, Pod, on_delta, field_selector=f"spec.nodeName={node}")
+        watching = aio.spawn(watch.run(), name="watch")
+        for number in range(20):
+            env = [{"name": "S", "valueFrom": {"secretKeyRef": {"name": f"of-p{number}", "key": "k"}}}]
+            container = {"name": "main", "image": "i", "env": env}
+            body = pod_body(f"p{number}", node, containers=[container])
+            await asyncio.to_thread(cluster.api.create, pods_of(namespace), body)
+        await until(lambda: len(reads) == 20, "all pods are seen")
+        await asyncio.gather(*reads)
+        await aio.cancel(watching)
+    assert sorted(missing) == sorted(f'secret "of-p{number}" not found' for number in range(20))
+    refused = audit.forbidden_node_requests(cluster.audit_events)
+    assert [str(e) for e in refused if e.user.username.endswith(node)] == []
 
 
 async def test_events_are_found_by_kubectl(
@@ -272,10 +306,6 @@ async def test_a_silent_connection_times_out(cluster: ControlPlane, mint_credent
 async def test_a_credential_plugin_logs_in(
     cluster: ControlPlane, namespace: str, tmp_path: Path, mint_credential: MintCredential
 ) -> None:
-    from vzkubelet.kube.client import Client
-    from vzkubelet.kube.credentials import Credentials
-    from vzkubelet.kube.kubeconfig import Access, ExecConfig, ExecEnv
-
     cluster.run_kubectl("create", "serviceaccount", "robot", "-n", namespace)
     (tmp_path / "token").write_bytes(cluster.run_kubectl("create", "token", "robot", "-n", namespace).stdout.strip())
     plugin = tmp_path / "login"

@@ -38,6 +38,16 @@ async def test_a_refusal_right_after_the_binding_is_asked_again() -> None:
     assert (await objects(api).secret("ns", "s")).data == {"k": b"v"}
 
 
+async def test_a_read_right_after_the_binding_waits_for_the_authorizer() -> None:
+    api = Api(lambda _: Answer(body=SECRET))
+    reader = objects(api)
+    reader.pod_bound("ns")
+    await asyncio.gather(reader.secret("ns", "s"), reader.secret("other", "s"))
+    assert dict(zip([r.path.split("/")[4] for r in api.requests], api.times, strict=True)) == {"other": 0, "ns": 0.2}
+    await reader.config_map("ns", "c")
+    assert api.times[-1] == 0.2
+
+
 async def test_a_lasting_refusal_is_believed_within_seconds() -> None:
     api = Api(lambda _: failure(403, "Forbidden", "no relationship found"))
     with pytest.raises(errors.Forbidden, match="no relationship found"):
