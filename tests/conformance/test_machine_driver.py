@@ -16,7 +16,7 @@ import pytest_asyncio
 from tests.support.machine_worlds import BOOT_TIMEOUT_S, MachineWorld, QemuWorld, SyntheticWorld, machine_image
 from vzkubelet import aio
 from vzkubelet.config.settings import GuestNetwork
-from vzkubelet.errors import AlreadyExists, Conflict, InvalidInput, NotFound
+from vzkubelet.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable
 from vzkubelet.ports import MachineDriver, MachinePhase, MachineStatus
 
 T = TypeVar("T")
@@ -406,7 +406,7 @@ async def test_a_running_machine_uses_something_and_a_stopped_one_nothing(world:
             try:
                 usage = await driver.usage(UID)
                 break
-            except Conflict:  # no clock tick of CPU used yet
+            except Unavailable:  # no clock tick of CPU used yet
                 await asyncio.sleep(0.02)
     assert usage.cpu_ns > 0
     assert usage.memory_bytes > 0

@@ -192,7 +192,7 @@ class QemuDriver:
         disk_bytes = sum(path.stat().st_blocks * _BLOCK_BYTES for path in machine.directory.disk_files if path.exists())
         used = MachineUsage(cpu_ns(state.process), resident_bytes(state.process), disk_bytes, time.time())
         if not used.cpu_ns or not used.memory_bytes:
-            raise Conflict(f"machine {uid} has just stopped")
+            raise Unavailable(f"machine {uid} has no figures yet, or has just stopped")
         return used
 
     async def tear_down(self) -> None:
