@@ -53,9 +53,10 @@ def read_certificate(der: bytes) -> CertificateIdentity | None:
 
 
 def with_authenticated_group(user: UserInfo) -> UserInfo:
-    if AUTHENTICATED_GROUP in user.groups:
+    groups = user.groups or []
+    if AUTHENTICATED_GROUP in groups:
         return user
-    return msgspec.structs.replace(user, groups=[*user.groups, AUTHENTICATED_GROUP])
+    return msgspec.structs.replace(user, groups=[*groups, AUTHENTICATED_GROUP])
 
 
 class Authenticator:

@@ -5,7 +5,6 @@ narrow subresource first and under ``proxy`` then; the first that is allowed win
 into a container ask for ``create`` whatever their HTTP method, so that read access to ``nodes/proxy`` is no shell.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,11 +76,18 @@ class Authorizer:
         return False
 
     async def _ask(self, user: UserInfo, verb: str, subresource: str) -> bool:
-        key = (user.username, user.uid, tuple(user.groups), _frozen(user.extra), verb, subresource)
+        groups = tuple(user.groups or ())
+        extra = tuple(sorted((name, tuple(values)) for name, values in (user.extra or {}).items()))
         return await self._answers.get(
-            key, lambda: self._reviews.subject_access_review(user, verb, self._node_name, subresource)
+            (user.username, user.uid, groups, extra, verb, subresource),
+            lambda: self._reviews.subject_access_review(
+                user=user.username,
+                groups=groups,
+                uid=user.uid,
+                extra=user.extra,
+                verb=verb,
+                resource="nodes",
+                subresource=subresource,
+                name=self._node_name,
+            ),
         )
-
-
-def _frozen(extra: dict[str, list[str]]) -> Sequence[tuple[str, tuple[str, ...]]]:
-    return tuple(sorted((name, tuple(values)) for name, values in extra.items()))

@@ -61,7 +61,7 @@ class Listener:
 
     async def start(self) -> None:
         """Raises Unavailable when the address cannot be bound."""
-        application = web.Application(middlewares=[self._gate, _errors_to_text])
+        application = web.Application(middlewares=[_errors_to_text, self._gate])
         self._routes.add_to(application.router)
         runner = web.AppRunner(
             application,

@@ -31,7 +31,7 @@ STDIN_HIGH_BYTES: Final = 256 * 1024
 """Input held for a command that does not take it; then the connection is not read until half of it is taken."""
 FIRST_SIZE_WAIT_S: Final = 0.5
 """How long input waits for the terminal's first size, which a client need not send."""
-PEER_CHECK_S: Final = 1.0
+PEER_CHECK_S: Final = 5.0
 """How often a connection that is not being read is checked for a client that has gone."""
 WRITE_BYTES: Final = 64 * 1024
 
@@ -200,10 +200,15 @@ class RemoteSession:
             self._connection.resume_reading()
 
     def _check_peer(self) -> None:
-        """A connection that is not read does not tell that its client has gone; the command would hang on for ever."""
+        """A connection that is not read does not tell that its client has gone; the command would hang on for ever.
+
+        The client's FIN may be stuck behind input that we do not read: then its kernel answers the ping with a reset.
+        """
         if self._connection.peer_has_closed():
             self._leave("the client closed the connection")
         else:
+            self._session.ping()
+            self._connection.write(self._session.data_to_send())  # no sign of life, hence no `_flush`
             self._peer_timer = self._loop.call_later(PEER_CHECK_S, self._check_peer)
 
     # --- ports.Streams ---

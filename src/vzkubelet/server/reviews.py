@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from vzkubelet.model.review import UserInfo
@@ -20,8 +20,19 @@ class Reviews(Protocol):
     async def token_review(self, token: str) -> UserInfo | None:
         """Whose token this is; None when it is nobody's."""
 
-    async def subject_access_review(self, user: UserInfo, verb: str, node_name: str, subresource: str) -> bool:
-        """Whether the user may do `verb` on ``nodes/<subresource>`` of this node."""
+    async def subject_access_review(
+        self,
+        *,
+        user: str,
+        groups: Sequence[str],
+        uid: str,
+        extra: Mapping[str, Sequence[str]] | None,
+        verb: str,
+        resource: str,
+        subresource: str,
+        name: str,
+    ) -> bool:
+        """Whether the user may do `verb` on ``<resource>/<subresource>`` of the object `name`."""
 
 
 class OpinionCache(Generic[K, V]):
