@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from vzkubelet.model.meta import ListMeta, Object, ObjectMeta
+from vzkubelet.model.meta import Object, ObjectMeta
 
 
 class Taint(Object, frozen=True):
@@ -81,8 +81,3 @@ class Node(Object, frozen=True):
     metadata: ObjectMeta = ObjectMeta()
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
-
-
-class NodeList(Object, frozen=True):
-    metadata: ListMeta = ListMeta()
-    items: list[Node] = []
