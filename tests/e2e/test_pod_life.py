@@ -19,7 +19,8 @@ def sidecar(image: str, *command: str) -> dict[str, Any]:
 
 def test_machine_and_sidecar_share_a_directory_and_an_address(pods: Pods, busybox_image: str) -> None:
     mount = {"volumeMounts": [{"name": "shared", "mountPath": "/mnt/shared"}]}
-    write = "echo from-vm > /mnt/shared/vm; until [ -s /mnt/shared/side ]; do sleep 0.2; done; cat /mnt/shared/side; sleep 600"
+    wait_for_side = "until [ -s /mnt/shared/side ]; do sleep 0.2; done; cat /mnt/shared/side"
+    write = f"echo from-vm > /mnt/shared/vm; {wait_for_side}; sleep 600"
     read = "until [ -s /shared/vm ]; do sleep 0.2; done; echo from-$POD_IP > /shared/side; cat /shared/vm; sleep 600"
     side = sidecar(busybox_image, "sh", "-c", read)
     pods.apply(pods.pod("both", "sh", "-c", write, vm=mount, sidecars=[side], **SHARED))
@@ -97,13 +98,14 @@ def test_restarted_machine_is_a_fresh_clone_and_the_volume_lives_on(pods: Pods) 
 def test_graceful_deletion_lets_the_process_end_by_itself(pods: Pods) -> None:
     command = "trap 'echo goodbye; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
     pods.apply(pods.pod("polite", "sh", "-c", command, terminationGracePeriodSeconds=20))
-    pods.wait("polite", lambda _: pods.logs("polite") == "ready\n", "up") if pods.wait_ready("polite") else None
+    pods.wait_ready("polite")
+    pods.wait("polite", lambda _: pods.logs("polite") == "ready\n", "listening")
     watching = ["get", "pod", "polite", "-o", "json", "--watch", "--output-watch-events"]
     follow = pods.kubectl("delete", "pod", "polite", "--wait=false")
     assert b"deleted" in follow.stdout
     seen = pods.kubectl(*watching, "--request-timeout=20s", check=False, timeout_s=40).stdout
-    assert b'"phase": "Succeeded"' in seen
-    assert b'"exitCode": 0' in seen
+    assert b'"phase":"Succeeded"' in seen
+    assert b'"exitCode":0' in seen
 
 
 def test_forced_deletion_leaves_no_machine(pods: Pods) -> None:

@@ -115,9 +115,8 @@ class Pods:
                 events = self.kubectl(
                     "get", "events", "--field-selector", f"involvedObject.name={name}"
                 ).stdout.decode()
-                pytest.fail(
-                    f"pod {name} is not {what} after {timeout_s:.0f} s:\n{json.dumps(pod['status'], indent=1)}\n{events}"
-                )
+                status = json.dumps(pod["status"], indent=1)
+                pytest.fail(f"pod {name} is not {what} after {timeout_s:.0f} s:\n{status}\n{events}")
             time.sleep(0.2)
 
     def wait_phase(self, name: str, *phases: str) -> dict[str, Any]:
