@@ -310,7 +310,7 @@ async def test_exec_with_a_terminal_knows_its_size(pod: Pod) -> None:
     await pod.start(*SLEEP)
     sizes = [TerminalSize(columns=132, rows=43)]
     streams = MemoryStreams([], stdin_open=True, sizes=sizes)
-    script = "test -t 0 && test -t 1 && while [ \"$(stty size)\" != '43 132' ]; do sleep 0.05; done; echo sized"
+    script = "test -t 0 && test -t 1 && while [ \"$(stty size 2>&-)\" != '43 132' ]; do sleep 0.05; done; echo sized"
     assert (await pod.exec("sh", "-c", script, streams=streams, tty=True)).code == 0
     assert bytes(streams.out) == b"sized\r\n"
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from vzkubelet import errors, ports
+from vzkubelet import aio, errors, ports
 from vzkubelet.model.identity import PodRef
 from vzkubelet.sidecars import containers, images, logs, naming, network, objects, sandbox, sessions
 from vzkubelet.sidecars.engine import Engine
@@ -47,7 +47,7 @@ class Sidecars:
         async with self._lock(spec.pod):
             with _failing_as("CreatePodSandboxError", f"sandbox of pod {spec.pod}"):
                 present = await self._list(spec.pod.uid)
-                await sandbox.ensure(self._engine, self._owner, self._network, spec, present)
+                await self._ensure_sandbox(spec, present)
                 earlier = [k for k in _attempts(present, spec.name) if k.attempt < spec.attempt]
                 await self._delete(earlier[_LOGS_KEPT - 1 :])
         return ""
@@ -61,9 +61,8 @@ class Sidecars:
                 if started:
                     return await self._observe(started[0].id)
                 await self._delete(same)
-                sandbox_id = await sandbox.ensure(self._engine, self._owner, self._network, spec, present)
-                container_id = await self._create(spec, sandbox_id)
-                await self._launch(container_id)
+                sandbox_id = await self._ensure_sandbox(spec, present)
+                container_id = await aio.uninterrupted(self._launch(spec, sandbox_id), name=f"start {spec.name}")
                 return await self._observe(container_id)
 
     async def find(self, pod: PodRef, name: str) -> ports.ContainerState | None:
@@ -187,20 +186,24 @@ class Sidecars:
 
     # --- What is done to it -----------------------------------------------------------------------------------------
 
-    async def _create(self, spec: ports.ContainerSpec, sandbox_id: str) -> str:
+    async def _ensure_sandbox(self, spec: ports.ContainerSpec, present: Sequence[Known]) -> str:
+        # Not cancelled half way: the engine would go on and make what the next listing does not show yet.
+        making = sandbox.ensure(self._engine, self._owner, self._network, spec, present)
+        return await aio.uninterrupted(making, name=f"sandbox of {spec.pod.key}")
+
+    async def _launch(self, spec: ports.ContainerSpec, sandbox_id: str) -> str:
+        """Create and start a container; one that cannot start is removed."""
         config = containers.sidecar_config(spec, self._owner, sandbox_id)
         name = naming.docker_name(spec.pod, spec.name, spec.attempt)
-        return (await self._engine.post("containers/create", objects.Created, config, name=name)).id
-
-    async def _launch(self, container_id: str) -> None:
-        """Start a container that was created; one that cannot start is removed."""
+        created = await self._engine.post("containers/create", objects.Created, config, name=name)
         try:
-            await self._engine.command(f"containers/{container_id}/start")
+            await self._engine.command(f"containers/{created.id}/start")
         except errors.Error as exc:
             fault = containers.start_fault(exc)
             with contextlib.suppress(errors.Error):  # the next start or removal finds what is left
-                await self._engine.delete(f"containers/{container_id}", force="true", v="true")
+                await self._engine.delete(f"containers/{created.id}", force="true", v="true")
             raise fault from exc
+        return created.id
 
     async def _ended(self, container_id: str) -> ports.ContainerState:
         """Wait for the end, as long as it takes, whatever the engine does meanwhile.

@@ -1,26 +1,29 @@
 """exec and attach: both directions of a hijacked connection, with back pressure from end to end.
 
 aiodocker gives the connection; what it lacks, ending stdin while output goes on, is `half_close`, which reaches into
-its stream object and is the one place that does (tests/conformance exercises it).
+its stream object by way of `_transport` (tests/conformance exercises both).
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 from aiodocker.exceptions import DockerError
-from aiodocker.stream import Stream
+from aiodocker.stream import Message, Stream
 
 from vzkubelet import aio, errors
 from vzkubelet.ports import ExecRequest, ExitStatus, Streams, TerminalSize
 from vzkubelet.sidecars import objects
-from vzkubelet.sidecars.engine import Engine
+from vzkubelet.sidecars.engine import Engine, filters, lines
 
 _log = logging.getLogger(__name__)
 _STDERR = 2
 _DETACH_KEYS = "ctrl-@,ctrl-^,ctrl-_"
 """Docker swallows the first key of its default, Ctrl-P, which shells want; it cannot be off, only made rare."""
+_QUIET_S = 1.0
+"""Output that a dead command left in the engine's pipes comes within this."""
 _STATUS_POLL_S = 0.01
 _STATUS_POLL_MAX_S = 0.5
 _STATUS_DEADLINE_S = 30.0
@@ -43,13 +46,15 @@ async def run(engine: Engine, container_id: str, request: ExecRequest, streams: 
         exec_ = await docker.containers.container(container_id).exec(
             list(request.argv), stdin=source is not None, tty=request.tty, detach_keys=_DETACH_KEYS
         )
-        async with exec_.start() as stream:
+        async with _death_watch(engine, container_id, exec_.id, source) as died, exec_.start() as stream:
 
             async def resize(size: TerminalSize) -> None:
                 await exec_.resize(h=size.rows, w=size.columns)
 
             # Ending stdin of a terminal makes the engine end its output as well.
-            await _converse(stream, streams, source, resize, tty=request.tty, half_close_stdin=not request.tty)
+            await _converse(
+                stream, streams, source, resize, tty=request.tty, half_close_stdin=not request.tty, died=died
+            )
     return await _exit_status(engine, exec_.id)
 
 
@@ -80,10 +85,23 @@ async def attach(engine: Engine, container_id: str, tty: bool, streams: Streams)
 
 def half_close(stream: Stream) -> None:
     """End stdin; output goes on. Does nothing over TLS, which has no half-closed state in asyncio."""
-    response = stream._resp  # noqa: SLF001 - no public way, see the module
-    transport = response.connection.transport if response and response.connection else None
+    transport = _transport(stream)
     if transport is not None and transport.can_write_eof():
         transport.write_eof()
+
+
+def _drop_unsent(stream: Stream) -> None:
+    """Forget input that nobody reads any more: closing alone would wait for its reader for ever."""
+    transport = _transport(stream)
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()
+
+
+def _transport(stream: Stream) -> asyncio.WriteTransport | None:
+    response = stream._resp  # noqa: SLF001 - no public way, see the module
+    connection = None if response is None else response.connection
+    transport = None if connection is None else connection.transport
+    return transport if isinstance(transport, asyncio.WriteTransport) else None
 
 
 async def _converse(
@@ -94,18 +112,63 @@ async def _converse(
     *,
     tty: bool,
     half_close_stdin: bool,
+    died: asyncio.Event | None = None,
 ) -> None:
-    """Carry both directions until the output ends."""
+    """Carry both directions until the output ends, or has been quiet for a moment after the process died."""
     feeding = None if source is None else aio.spawn(_feed(stream, source, half_close_stdin), name="docker stdin")
     resizing = aio.spawn(_resize(streams, resize), name="docker resize") if tty else None
     try:
-        while (message := await stream.read_out()) is not None:
+        while (message := await _next_output(stream, died)) is not None:
             if message.stream == _STDERR and not tty:
                 await streams.write_stderr(message.data)
             else:
                 await streams.write_stdout(message.data)
     finally:
         await aio.cancel(feeding, resizing)
+        _drop_unsent(stream)
+
+
+async def _next_output(stream: Stream, died: asyncio.Event | None) -> Message | None:
+    """The next piece of output; None at its end."""
+    if died is None:
+        return await stream.read_out()
+    reading = aio.spawn(stream.read_out(), name="docker output")
+    dying = aio.spawn(died.wait(), name="docker death")
+    try:
+        await asyncio.wait({reading, dying}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({reading}, timeout=_QUIET_S)
+        return reading.result() if reading.done() else None
+    finally:
+        await aio.cancel(reading, dying)
+
+
+@contextlib.asynccontextmanager
+async def _death_watch(
+    engine: Engine, container_id: str, exec_id: str, source: AsyncIterator[bytes] | None
+) -> AsyncIterator[asyncio.Event | None]:
+    """Set when the command has ended; None for one without stdin, whose output ends with it.
+
+    The engine does not end the output of a command that ended without reading all of its input.
+    """
+    if source is None:
+        yield None
+        return
+    wanted = filters(type=["container"], event=["exec_die"], container=[container_id])
+    died = asyncio.Event()
+    async with engine.response("GET", "events", params={"filters": wanted}) as response:
+
+        async def watch() -> None:
+            with contextlib.suppress(aiohttp.ClientError, OSError):  # the session's own stream breaks too
+                async for line in lines(response.content.iter_any()):
+                    if exec_id.encode() in line:
+                        died.set()
+                        return
+
+        watching = aio.spawn(watch(), name="docker exec watch")
+        try:
+            yield died
+        finally:
+            await aio.cancel(watching)
 
 
 async def _feed(stream: Stream, source: AsyncIterator[bytes], half_close_stdin: bool) -> None:
