@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cluster import audit
 from tests.cluster.api import ApiError
 from tests.cluster.control_plane import ControlPlane
@@ -14,6 +16,7 @@ from tests.cluster.node_credential import NodeCredential
 from tests.integration.kube_support import connected, pod_body, until, until_true
 from tests.support.cluster_fixtures import MintCredential
 from vzkubelet import aio
+from vzkubelet.errors import Unavailable
 from vzkubelet.kube.events import EventRecorder
 from vzkubelet.model.node import Taint
 from vzkubelet.node import facts
@@ -260,3 +263,9 @@ async def test_an_agent_outlives_its_api_server(
         await asyncio.to_thread(cluster.restart_apiserver)
         cluster.api.create("/api/v1/namespaces/default/pods", pod_body("p", name))
     assert [str(e) for e in audit.forbidden_node_requests(cluster.audit_events)] == []
+
+
+def test_the_own_address_is_the_one_that_reaches_the_api_server(cluster: ControlPlane) -> None:
+    assert facts.route_address(cluster.server) == "127.0.0.1"
+    with pytest.raises(Unavailable, match="name it with --node-ip"):
+        facts.route_address("https://api.invalid:6443")

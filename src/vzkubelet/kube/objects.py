@@ -12,11 +12,10 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from vzkubelet import aio
 from vzkubelet.aio import Clock, SystemClock
-from vzkubelet.errors import Forbidden, NotFound
+from vzkubelet.errors import Forbidden, NotFound, Unavailable
 from vzkubelet.kube.client import Client
 from vzkubelet.kube.paths import namespaced
 from vzkubelet.model.meta import ObjectReference
@@ -95,7 +94,8 @@ class KubeObjects:
             answer = await self._after_lag(meta.namespace, ask)
         except NotFound as exc:
             raise NotFound(f'failed to fetch token: serviceaccount "{meta.namespace}/{account}" not found') from exc
-        assert answer.status is not None
+        if answer.status is None or not answer.status.token:
+            raise Unavailable(f'the API server gave no token for serviceaccount "{meta.namespace}/{account}"')
         return answer.status.token
 
     async def _named(self, kind: str, namespace: str, name: str, as_: type[T]) -> T:
@@ -119,7 +119,7 @@ class KubeObjects:
             async def run() -> T:
                 return await read()
 
-            task = aio.spawn(run(), name=f"read {quote(str(key))}", on_crash=lambda _: None)
+            task = aio.spawn(run(), name=f"read {key}", on_crash=lambda _: None)
             self._shared[key] = kept = (now + share_s, task)
         # A reader that is cancelled does not take the answer away from the others.
         result: T = await asyncio.shield(kept[1])

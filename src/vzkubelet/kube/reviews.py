@@ -6,6 +6,7 @@ from vzkubelet.errors import Unavailable, clip
 from vzkubelet.kube.client import Client
 from vzkubelet.model.review import (
     ResourceAttributes,
+    SelfSubjectReview,
     SubjectAccessReview,
     SubjectAccessReviewSpec,
     TokenReview,
@@ -14,14 +15,23 @@ from vzkubelet.model.review import (
 )
 
 AUTHENTICATION_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+SELF_REVIEWS = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
 class Reviews:
-    """Raises of both calls: Forbidden (this agent may not ask), Unavailable, DeadlineExceeded."""
+    """Raises of all calls: Forbidden (this agent may not ask), Unavailable, DeadlineExceeded."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+
+    async def own_name(self) -> str:
+        """Whom the API server takes us for: the name in the client certificate, or, with a token, what it says."""
+        name = await self._client.user_name()
+        if name:
+            return name
+        answer = await self._client.create(SELF_REVIEWS, SelfSubjectReview(), SelfSubjectReview)
+        return answer.status.user_info.username
 
     async def token_review(self, token: str, audiences: Sequence[str] = ()) -> UserInfo | None:
         """Whose bearer token it is; None when it is nobody's. No audiences = the API server's own."""

@@ -1,4 +1,4 @@
-"""TokenReview (authentication.k8s.io/v1) and SubjectAccessReview (authorization.k8s.io/v1)."""
+"""TokenReview and SelfSubjectReview (authentication.k8s.io/v1), SubjectAccessReview (authorization.k8s.io/v1)."""
 
 from vzkubelet.model.meta import Object
 
@@ -27,6 +27,16 @@ class TokenReview(Object, frozen=True):
     kind: str = "TokenReview"
     spec: TokenReviewSpec = TokenReviewSpec()
     status: TokenReviewStatus = TokenReviewStatus()
+
+
+class SelfSubjectReviewStatus(Object, frozen=True):
+    user_info: UserInfo = UserInfo()
+
+
+class SelfSubjectReview(Object, frozen=True):
+    api_version: str = "authentication.k8s.io/v1"
+    kind: str = "SelfSubjectReview"
+    status: SelfSubjectReviewStatus = SelfSubjectReviewStatus()
 
 
 class ResourceAttributes(Object, frozen=True):

@@ -93,7 +93,7 @@ class NodeController:
         await self._register()
         lease = NodeLease(self._client, self._identity.name, self._uid, self._clock, self._random)
         tasks = [
-            aio.spawn(coroutine, name=name)
+            aio.spawn(coroutine, name=name, on_crash=lambda _: None)  # reported by whoever awaits `run`
             for name, coroutine in (
                 ("node lease", lease.run()),
                 ("node watch", self._watch.run()),

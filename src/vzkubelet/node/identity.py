@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vzkubelet.config import NodeSettings
+from vzkubelet.errors import InvalidInput, clip
 from vzkubelet.model.meta import ObjectMeta
 from vzkubelet.model.node import Node, NodeSpec, NodeStatus, Taint
 from vzkubelet.node.facts import Host
 
+USER_PREFIX = "system:node:"
 DEFAULT_MAX_PODS = 110
 """maxPods of the kubelet."""
 
@@ -53,6 +55,24 @@ def from_settings(
         cpu_milli=settings.cpu_milli,
         memory_bytes=settings.memory_bytes,
         max_pods=settings.max_pods if settings.max_pods is not None else slots,
+    )
+
+
+def require_own_user(user: str, name: str) -> None:
+    """Check that the API server takes us for the node that we are to be.
+
+    Raises:
+        InvalidInput: it does not, and NodeRestriction would refuse whatever the agent does.
+    """
+    if user == USER_PREFIX + name:
+        return
+    if user.startswith(USER_PREFIX):
+        other = user.removeprefix(USER_PREFIX)
+        way_out = f"start with --nodename {other}, or give this node its own"
+    else:
+        way_out = "get a node credential through a bootstrap token and a certificate signing request"
+    raise InvalidInput(
+        f'the kubeconfig is for user "{clip(user)}", but node {name} is "{USER_PREFIX}{name}"; {way_out}'
     )
 
 
