@@ -5,7 +5,6 @@ import os
 import pty
 import subprocess
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,11 +15,11 @@ MANY = 50_000_000
 
 
 @pytest.fixture
-def sleeper(pods: Pods) -> Iterator[Pods]:
+def sleeper(pods: Pods) -> Pods:
     """A pod "s" whose machine is up."""
     pods.apply(pods.pod("s", "sleep", "3600"))
     pods.wait_ready("s")
-    yield pods
+    return pods
 
 
 def kubectl(cluster: ControlPlane, pods: Pods, *arguments: str) -> list[str]:
