@@ -20,6 +20,10 @@ MAX_REPLY_BYTES = 1024 * 1024
 """Output of one of our own scripts; they answer in a few lines."""
 
 
+MAX_REFUSALS = 3
+"""Sessions that a reachable server may refuse in a row. Dropbear 2022 closes a new one when another ends meanwhile."""
+
+
 @dataclass(eq=False, slots=True)
 class _Link:
     connection: asyncssh.SSHClientConnection
@@ -71,8 +75,7 @@ class Connections:
         try:
             yield session
         finally:
-            session.abort()
-            await self._release(link)
+            await self._end(link, session)
 
     async def run(self, script: str, timeout_s: float = 30.0) -> Reply:
         """Run a script of ours to its end. Raises Unavailable, DeadlineExceeded."""
@@ -102,34 +105,42 @@ class Connections:
             await link.connection.wait_closed()
 
     async def _start(self, command: str, terminal: Terminal | None) -> tuple[_Link, Session]:
+        """A session whose command was accepted. What a server has not accepted it has not run: it is asked again."""
+        refusals = 0
         while True:
             link = await self._acquire()
             session = Session()
             try:
-                await link.connection.create_session(
-                    lambda: session,  # noqa: B023 - called before the next turn
-                    command,
-                    encoding=None,
-                    window=WINDOW_BYTES,
-                    request_pty="force" if terminal else False,
-                    term_type=terminal.type if terminal else None,
-                    term_size=(terminal.size.columns, terminal.size.rows) if terminal else (0, 0),
-                )
-            except asyncssh.ChannelOpenError as exc:
-                others = link.sessions - 1
-                await self._release(link)
-                if others == 0 or link.connection.is_closed():
-                    raise Unavailable(f"guest {self.dialer} refused a session: {clip(exc.reason)}") from exc
-                link.limit = others  # its server allows fewer than usual
+                await _create(link.connection, session, command, terminal)
             except (asyncssh.Error, OSError) as exc:
-                await self._release(link)
-                raise Unavailable(f"the connection to guest {self.dialer} was lost: {clip(str(exc))}") from exc
+                await self._end(link, session)
+                if not link.connection.is_closed():
+                    refusals += 1
+                    if not session.opened and link.sessions:
+                        link.limit = link.sessions  # this server allows fewer at once
+                elif not session.opened:
+                    continue  # the connection was lost before this call
+                else:
+                    refusals = MAX_REFUSALS
+                if refusals >= MAX_REFUSALS:
+                    reason = clip(str(exc) or type(exc).__name__)
+                    raise Unavailable(f"guest {self.dialer} gave no session: {reason}") from exc
             except BaseException:
-                session.abort()
-                await self._release(link)
+                await self._end(link, session)
                 raise
             else:
                 return link, session
+
+    async def _end(self, link: _Link, session: Session) -> None:
+        try:
+            await session.end()
+        finally:
+            link.sessions -= 1
+            if link.sessions == 0 and link in self._links[1:]:
+                self._links.remove(link)
+                link.connection.close()
+            async with self._freed:
+                self._freed.notify()
 
     async def _acquire(self) -> _Link:
         while True:
@@ -161,10 +172,16 @@ class Connections:
         self._links.append(link)
         return link
 
-    async def _release(self, link: _Link) -> None:
-        link.sessions -= 1
-        if link.sessions == 0 and link in self._links[1:]:
-            self._links.remove(link)
-            link.connection.close()
-        async with self._freed:
-            self._freed.notify()
+
+async def _create(
+    connection: asyncssh.SSHClientConnection, session: Session, command: str, terminal: Terminal | None
+) -> None:
+    await connection.create_session(
+        lambda: session,
+        command,
+        encoding=None,
+        window=WINDOW_BYTES,
+        request_pty="force" if terminal else False,
+        term_type=terminal.type if terminal else None,
+        term_size=(terminal.size.columns, terminal.size.rows) if terminal else (0, 0),
+    )

@@ -105,7 +105,7 @@ class SshGuests:
     async def connect(self, address: GuestAddress, host_key: Path, deadline_s: float) -> SshGuest:
         dialer = Dialer(address, host_key, self._login, self._policy)
         connections = Connections(dialer, self._policy)
-        with aio.traced(_log, "ssh connect", guest=dialer):
+        with aio.traced(_log, "ssh connect", guest=str(dialer)):
             try:
                 await connections.open(deadline_s)
                 return SshGuest(connections, await _facts(connections), self._clock)

@@ -27,7 +27,9 @@ class Program:
 def script(program: Program, redirections: str = "", *, announce: str = "") -> str:
     """Shell text that checks the program and becomes it. It calls ``fail KIND [detail]`` when it cannot.
 
-    With `announce` (a command to run last before) it also checks that a script's interpreter exists. Raises InvalidInput for what cannot be executed.
+    With `announce` (a command to run last before) it also checks that a script's interpreter exists.
+
+    Raises: InvalidInput for what cannot be executed.
     """
     if not program.argv:
         raise InvalidInput("no command specified", reason=REASON)

@@ -1,6 +1,7 @@
 """One SSH session with back pressure in both directions."""
 
 import asyncio
+import contextlib
 import signal
 from collections import deque
 from typing import cast
@@ -18,6 +19,10 @@ DRAIN_QUIET_S = 0.5
 
 DRAIN_BYTES = 4 * 1024 * 1024
 """What can be under way when a command ends: the window, a pipe and the server's own buffers, with room to spare."""
+
+
+END_S = 1.0
+"""How long the server may take to close its side. Dropbear does when the command is gone, OpenSSH at once."""
 
 
 class Session(asyncssh.SSHClientSession[bytes]):
@@ -76,6 +81,11 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._writable.set()
 
     # What the room calls.
+
+    @property
+    def opened(self) -> bool:
+        """Whether the server ever gave us the channel; if not, nothing was asked of it."""
+        return self._channel is not None
 
     async def read(self) -> tuple[OutputStream, bytes] | None:
         """The next output, or None at its end.
@@ -141,9 +151,14 @@ class Session(asyncssh.SSHClientSession[bytes]):
         if self._channel is not None and not self._closed and not self._channel.is_closing():
             self._channel.send_signal("KILL")
 
-    def abort(self) -> None:
-        if self._channel is not None:
-            self._channel.abort()
+    async def end(self) -> None:
+        """Close the channel and wait a moment until the server has closed it too: only then it counts no more there."""
+        if self._channel is None or self._closed:
+            return
+        self._channel.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                await self._channel.wait_closed()
 
 
 def signal_number(name: str) -> int:

@@ -5,6 +5,7 @@ stay until the machine is discarded, because a restart of the container is a new
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Callable
@@ -41,6 +42,9 @@ kill -%d -"$pid" 2>/dev/null || kill -%d "$pid" 2>/dev/null || echo ended
 """
 
 _RETRY_S = 0.25
+
+_END_S = 0.5
+"""How long a session that has sent all may take to end by itself, which servers like better than being cut off."""
 
 
 class Supervisor:
@@ -176,6 +180,11 @@ async def _copy_until(session: Session, log: OutputLog, stdout_bytes: int, stder
         if chunk is None:
             break
         log.append(*chunk)
+    else:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                while await session.read():
+                    pass
     if missing_bytes() and session.status is None:
         raise Unavailable("the connection was lost")
     if missing_bytes():
