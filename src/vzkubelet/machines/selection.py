@@ -23,19 +23,22 @@ def select(
     *,
     guest_network: settings.GuestNetwork = settings.GuestNetwork.AUTO,
     search_path: str = SEARCH_PATH,
+    firmware: Path | None = None,
 ) -> MachineDriver:
     """The driver `name` with its machines below `root` (one directory of the cache, not shared with other drivers).
+
+    `firmware` replaces the UEFI code that QEMU finds installed; only emulated guests are in need of a faster one.
 
     Raises: InvalidInput (a program is missing, or the wanted network cannot be made here), Unsupported.
     """
     match name:
         case settings.DriverChoice.AUTO:
             natural = settings.DriverChoice.VZ if sys.platform == "darwin" else settings.DriverChoice.QEMU
-            return select(natural, root, guest_network=guest_network, search_path=search_path)
+            return select(natural, root, guest_network=guest_network, search_path=search_path, firmware=firmware)
         case settings.DriverChoice.VZ:
             raise Unsupported("the vz driver (Apple Virtualization.framework) is not part of this version yet")
         case settings.DriverChoice.QEMU:
-            return qemu_driver(root, guest_network=guest_network, search_path=search_path)
+            return qemu_driver(root, guest_network=guest_network, search_path=search_path, firmware=firmware)
         case settings.DriverChoice.SYNTHETIC:
             return SyntheticDriver(root)
         case _:
@@ -43,13 +46,17 @@ def select(
 
 
 def qemu_driver(
-    root: Path, *, guest_network: settings.GuestNetwork = settings.GuestNetwork.AUTO, search_path: str = SEARCH_PATH
+    root: Path,
+    *,
+    guest_network: settings.GuestNetwork = settings.GuestNetwork.AUTO,
+    search_path: str = SEARCH_PATH,
+    firmware: Path | None = None,
 ) -> QemuDriver:
     """Raises: InvalidInput, Unsupported."""
     if sys.platform != "linux":
         raise Unsupported("the qemu driver runs on Linux hosts; on a Mac use --machine-driver vz")
     root = root.absolute()
-    host = find_host(search_path)
+    host = find_host(search_path, None if firmware is None else firmware.absolute())
     proof = KvmProof(host.qemu, host.architecture, root / "kvm.json")
     return QemuDriver(root, host, _network(root, host, guest_network), proof)
 

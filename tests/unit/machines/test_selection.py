@@ -39,3 +39,13 @@ def test_a_bridge_that_cannot_be_made_is_refused_when_it_was_asked_for(
     driver = select(DriverChoice.QEMU, tmp_path, guest_network=GuestNetwork.AUTO)
     assert driver.network() is None
     assert not driver.limits().shares
+
+
+def test_a_firmware_of_the_users_own_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no firmware"):
+        select(DriverChoice.QEMU, tmp_path, guest_network=GuestNetwork.USER, firmware=tmp_path / "absent.fd")
+    (tmp_path / "code.fd").touch()
+    assert (
+        select(DriverChoice.QEMU, tmp_path, guest_network=GuestNetwork.USER, firmware=tmp_path / "code.fd").name
+        == "qemu"
+    )

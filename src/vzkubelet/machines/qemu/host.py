@@ -72,8 +72,8 @@ def host_architecture() -> str:
     return _ARCHITECTURES[machine]
 
 
-def find_host(search_path: str = SEARCH_PATH) -> QemuHost:
-    """Look for what the driver needs.
+def find_host(search_path: str = SEARCH_PATH, firmware: Path | None = None) -> QemuHost:
+    """Look for what the driver needs; `firmware` (UEFI code) replaces what the host has installed.
 
     Raises: InvalidInput naming every missing Debian package, Unsupported (architecture).
     """
@@ -84,7 +84,9 @@ def find_host(search_path: str = SEARCH_PATH) -> QemuHost:
         return shutil.which(program, path=search_path)
 
     qemu, qemu_img = find(kind.program), find("qemu-img")
-    firmware = next((path for path in map(Path, kind.firmware) if path.exists()), None)
+    if firmware is not None and not firmware.is_file():
+        raise InvalidInput(f"there is no firmware {firmware}")
+    firmware = firmware or next((path for path in map(Path, kind.firmware) if path.exists()), None)
     missing = {
         kind.package: qemu is None,
         "qemu-utils": qemu_img is None,
