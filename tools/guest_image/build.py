@@ -26,6 +26,8 @@ _EPOCH_S = 1735689600
 # Disk, partitions and file systems of an image always have the same identifiers.
 _NAMESPACE = UUID("7f6d3b62-52f5-4d57-9a83-6d3a2c0f8e11")
 _MIB = 1024 * 1024
+_DAY_S = 86400
+_KEPT_IMAGES = 8
 # Console first, then what shortens an emulated boot: no self tests of ciphers and key derivation, no mitigations that
 # an emulated CPU has no use for, no probes for hardware that no guest has, and no `rep stosb` (bits 297 ERMS and 112
 # REP_GOOD), which emulation runs byte by byte: clearing pages with it costs 0.4 s.
@@ -112,6 +114,7 @@ def build(inputs: Inputs, cache: Path, report: Report) -> Path:
     entry = cache / inputs.key()
     if (entry / MANIFEST).exists():
         report(f"unchanged since it was built: {entry.name}")
+        os.utime(entry)
         return entry
     cache.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -129,8 +132,18 @@ def build(inputs: Inputs, cache: Path, report: Report) -> Path:
         except OSError:  # somebody else built the same meanwhile
             if not (entry / MANIFEST).exists():
                 raise
+    _prune(cache)
     report(f"built in {time.monotonic() - began:.0f} s: {entry.name}")
     return entry
+
+
+def _prune(cache: Path) -> None:
+    """Forget all but the images used last, and what builds that were killed left behind."""
+    images = sorted((path.parent for path in cache.glob(f"*/{MANIFEST}")), key=lambda path: path.stat().st_mtime)
+    yesterday = time.time() - _DAY_S
+    killed = [path for path in cache.glob(".building-*") if path.stat().st_mtime < yesterday]
+    for path in [*images[:-_KEPT_IMAGES], *killed]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def deliver(entry: Path, output: Path) -> None:

@@ -28,15 +28,12 @@ PROGRAMS = {
 }
 _LIBRARY_DIRECTORIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 _SCRIPTS = {
-    "/etc/init.d/boot": "boot",
+    "/bin/init": "init",
     "/etc/init.d/network": "network",
     "/etc/init.d/devices": "devices",
     "/etc/init.d/sshd": "sshd",
     "/etc/acpi/PWRF/00000080": "power-button",
     "/etc/udhcpc.script": "udhcpc.script",
-    "/bin/poweroff": "poweroff",
-    "/bin/reboot": "poweroff",
-    "/bin/halt": "poweroff",
 }
 
 
@@ -217,7 +214,6 @@ def root(unpacked: Path, modules: KernelModules, settings: GuestSettings) -> Tre
     for applet in _ask_busybox(busybox, "--list").split():
         if applet != "busybox":
             tree.add(f"/bin/{applet}", Symlink("busybox"))
-    tree.add("/etc/inittab", File((FILES / "inittab").read_bytes()))
     tree.add("/etc/ssh/sshd_config", File((FILES / "sshd_config").read_bytes()))
     for target, name in _SCRIPTS.items():
         tree.add(target, File((FILES / name).read_bytes(), 0o755))

@@ -42,7 +42,7 @@ class Tree:
         Raises: ValueError when the path is not absolute and normalised, or runs through something that is no directory.
         """
         pure = PurePosixPath(path)
-        if not pure.is_absolute() or str(pure) != path or ".." in pure.parts or path == "/":
+        if not pure.is_absolute() or str(pure) != path or ".." in pure.parts or pure.root != "/" or path == "/":
             raise ValueError(f"guest path {path!r} is not an absolute, normalised path below /")
         for parent in reversed(pure.parents[:-1]):
             present = self._nodes.setdefault(str(parent), Directory())
