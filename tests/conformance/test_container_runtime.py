@@ -299,6 +299,24 @@ async def test_input_waits_for_a_reader_that_does_not_read(pod: Pod) -> None:
     assert streams.stdin_taken_bytes < 20_000_000
 
 
+async def test_command_waits_for_a_reader_that_does_not_read(pod: Pod) -> None:
+    await pod.start(*SLEEP)
+
+    class Stuck(MemoryStreams):
+        async def write_stdout(self, data: bytes) -> None:
+            await super().write_stdout(data)
+            await asyncio.Event().wait()
+
+    streams = Stuck()
+    script = "while head -c 1000000 /dev/zero; do echo x >> /tmp/megabytes; done"
+    session = aio.spawn(pod.exec("sh", "-c", script, streams=streams), name="exec")
+    async with asyncio.timeout(30):
+        await streams.wrote.wait()
+    await asyncio.sleep(1)
+    assert int(await pod.output("sh", "-c", "touch /tmp/megabytes; wc -l < /tmp/megabytes")) < 20
+    await aio.cancel(session)
+
+
 async def test_output_waits_for_a_slow_reader(pod: Pod) -> None:
     await pod.start(*SLEEP)
     streams = MemoryStreams(stdout_bytes_per_s=4_000_000, keep=False)

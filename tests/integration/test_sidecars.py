@@ -377,6 +377,49 @@ async def test_engine_over_tcp_that_is_down() -> None:
     await runtime.close()
 
 
+@contextlib.asynccontextmanager
+async def served_over_tcp(engine: DockerEngine) -> AsyncIterator[str]:
+    """The engine's API on a port of loopback, both directions ended apart; gives the value for DOCKER_HOST."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_unix_connection(str(engine.socket))
+        await asyncio.gather(carry(reader, to_writer), carry(to_reader, writer))
+        for end in (writer, to_writer):
+            end.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_engine_over_tcp(docker_engine: DockerEngine, tmp_path: Path) -> None:
+    class TcpBench(SidecarBench):
+        def runtime(self) -> Sidecars:
+            self._made.append(Sidecars(host, None, self.owner))
+            return self._made[-1]
+
+    async with served_over_tcp(docker_engine) as host:
+        bench = TcpBench(docker_engine)
+        pod = Pod(bench, tmp_path)
+        try:
+            await pod.start(*SLEEP)
+            chunks = [bytes(range(256)) * 256] * 32
+            streams = MemoryStreams(chunks)
+            assert (await pod.exec("sh", "-c", "sha256sum; exit 3", streams=streams)).code == 3
+            assert streams.out.split()[0].decode() == hashlib.sha256(b"".join(chunks)).hexdigest()
+        finally:
+            await pod.runtime.remove_pod(pod.ref)
+            await bench.close()
+            await asyncio.sleep(0)
+
+
 async def test_wait_and_log_survive_a_crash_of_the_engine(
     docker_engine_factory: StartDockerEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

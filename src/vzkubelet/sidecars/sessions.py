@@ -132,7 +132,7 @@ async def _next_output(stream: Stream, died: asyncio.Event | None) -> Message | 
     """The next piece of output; None at its end."""
     if died is None:
         return await stream.read_out()
-    reading = aio.spawn(stream.read_out(), name="docker output")
+    reading = aio.spawn(stream.read_out(), name="docker output", on_crash=lambda _: None)  # raised by result() below
     dying = aio.spawn(died.wait(), name="docker death")
     try:
         await asyncio.wait({reading, dying}, return_when=asyncio.FIRST_COMPLETED)
