@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ class Session:
                 ports.GuestMount(f"v{index}", mount.mount_path, read_only=mount.read_only)
                 for index, mount in enumerate(spec.mounts)
             ]
-            await guest.prepare(spec.hostname, mounts)
+            with self._traced("guest prepare"):
+                await guest.prepare(spec.hostname, mounts)
         except errors.Error as exc:
             await self._discard()
             raise type(exc)(f"{exc.message}", reason="CreateContainerError") from exc
@@ -92,15 +94,18 @@ class Session:
         try:
             phase = (await driver.status(uid)).phase
         except errors.NotFound:
-            await driver.create(machine)
+            with self._traced("machine create"):
+                await driver.create(machine)
             phase = ports.MachinePhase.CREATED
         if phase is ports.MachinePhase.STOPPED:  # it died while no daemon looked; a boot begins with a fresh clone
             await driver.delete(uid)
             await driver.create(machine)
             phase = ports.MachinePhase.CREATED
         if phase is ports.MachinePhase.CREATED:
-            await driver.start(uid)
-        return await self._while_machine_runs(self._address())
+            with self._traced("machine start"):
+                await driver.start(uid)
+        with self._traced("machine address"):
+            return await self._while_machine_runs(self._address())
 
     async def _address(self) -> ports.GuestAddress:
         try:
@@ -138,7 +143,9 @@ class Session:
             return state
         if process is not None:
             try:
-                await (await self.guest()).start(process.port())
+                guest = await self.guest()
+                with self._traced("process start"):
+                    await guest.start(process.port())
             except errors.Error as exc:
                 reason = exc.reason if exc.reason == "StartError" else "RunContainerError"
                 raise type(exc)(exc.message, reason=reason) from exc
@@ -148,6 +155,9 @@ class Session:
         await self._save(state)
         self.adopt(state)
         return state
+
+    def _traced(self, step: str) -> AbstractContextManager[None]:
+        return aio.traced(_log, step, pod=self._pod.key)
 
     # --- While it runs ------------------------------------------------------------------------------------------------
 
@@ -162,8 +172,10 @@ class Session:
         async with self._guest_lock:
             if self._guest is None:
                 driver = self._parts.driver
-                address = await driver.address(self._pod.uid)
-                self._guest = await self._parts.guests.connect(address, driver.host_key(self._pod.uid), BOOT_DEADLINE_S)
+                with self._traced("guest connect"):
+                    address = await driver.address(self._pod.uid)
+                    host_key = driver.host_key(self._pod.uid)
+                    self._guest = await self._parts.guests.connect(address, host_key, BOOT_DEADLINE_S)
             return self._guest
 
     async def _watch(self, state: MachineContainer) -> None:
