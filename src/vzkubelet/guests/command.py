@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 
 from vzkubelet import aio
-from vzkubelet.errors import Unavailable, clip
+from vzkubelet.errors import Error, Unavailable, clip
 from vzkubelet.guests import launch
 from vzkubelet.guests.connections import Connections, Terminal
 from vzkubelet.guests.session import Session
@@ -19,6 +19,9 @@ TERM = "xterm"
 
 FIRST_SIZE_S = 0.1
 """How long a terminal waits for the size that clients send first; without one it has 80 columns and 24 rows."""
+
+KILL_S = 3.0
+"""How long the end of a cancelled command may take."""
 
 _STAGE = """umask 077
 for root in "$HOME/.vzkubelet" /var/run/vzkubelet; do
@@ -43,21 +46,19 @@ class Command:
         if request.tty:
             return await self._in_terminal(program, user, token, streams)
         stdin = streams.stdin()
-        text = _fail(token) + launch.script(program, "" if stdin else "</dev/null")
-        script = one_line(text)
+        script = one_line(_announcing(token, program, "" if stdin else "</dev/null"))
         if user:
             script = one_line("exec " + user.switch(READ_LINE.removeprefix("exec "))) + script
         async with self._connections.session(READ_LINE) as session:
             await session.write(script)
-            return await _serve(session, program, token, streams, stdin, terminal=False)
+            return await self._serve(_Run(session, program, token, streams, terminal=False), session, stdin)
 
     async def _in_terminal(
         self, program: launch.Program, user: User | None, token: str, streams: Streams
     ) -> ExitStatus:
         """The script comes from a file: what is written to a terminal would be echoed, edited and cut by it."""
-        text = _fail(token) + launch.script(program, "3<&-")
         read = 'IFS= read -r h <&3 && eval "$h"'
-        script = one_line(text)
+        script = one_line(_announcing(token, program, "3<&-"))
         if user:
             script = one_line("exec " + user.switch(f"/bin/sh -c {quote(read)}")) + script
         name = f"exec-{token}"
@@ -71,9 +72,24 @@ class Command:
             terminal = Terminal(TERM, await resizes.first())
             async with self._connections.session(f"exec /bin/sh -c {quote(opened)}", terminal) as session:
                 resizes.apply_to(session)
-                return await _serve(session, program, token, streams, streams.stdin(), terminal=True)
+                run = _Run(session, program, token, streams, terminal=True)
+                return await self._serve(run, session, streams.stdin())
         finally:
             await resizes.close()
+
+    async def _serve(self, run: "_Run", session: Session, stdin: AsyncIterator[bytes] | None) -> ExitStatus:
+        """Serve it; when that is cut short, nobody is left to read what the command says, so it is killed."""
+        try:
+            return await run.serve(stdin)
+        except BaseException:
+            if run.pid and session.status is None:
+                await self._kill(run.pid)
+            raise
+
+    async def _kill(self, pid: int) -> None:
+        """Over a session of its own: OpenSSH passes no signals on for root, and closing a channel kills nobody."""
+        with contextlib.suppress(Error):
+            await self._connections.run(f"kill -9 -{pid} 2>/dev/null||kill -9 {pid}\n", timeout_s=KILL_S)
 
 
 class _Resizes:
@@ -118,31 +134,64 @@ def _program(request: ExecRequest, process: GuestProcess | None) -> launch.Progr
     return launch.Program(request.argv, env, process.working_dir or "/")
 
 
-def _fail(token: str) -> str:
-    """The shell's way to say that it could not become the command: a line that nothing else can begin with."""
-    return f'fail(){{ echo {token} "$*" >&2;exit 127;}};umask 022\n'
+def _announcing(token: str, program: launch.Program, redirections: str) -> str:
+    """A script whose first line on stderr tells whether it became the program: ``TOKEN run PID`` or ``TOKEN KIND``."""
+    head = f'fail(){{ echo {token} "$*" >&2;exit 127;}};umask 022\n'
+    return head + launch.script(program, redirections, announce=f"echo {token} run $$ >&2")
 
 
-async def _serve(
-    session: Session,
-    program: launch.Program,
-    token: str,
-    streams: Streams,
-    stdin: AsyncIterator[bytes] | None,
-    *,
-    terminal: bool,
-) -> ExitStatus:
-    feed = aio.spawn(_feed(session, stdin), name="stdin of an exec", on_crash=session.fail) if stdin else None
-    try:
-        await _relay(session, program, token.encode() + b" ", streams, terminal)
-    except BaseException:
-        session.kill()
-        raise
-    finally:
-        await aio.cancel(feed)
-    if session.status is None:
-        raise Unavailable("the connection to the guest was lost while the command ran")
-    return session.status
+class _Run:
+    """One command from its first line to its end."""
+
+    def __init__(self, session: Session, program: launch.Program, token: str, streams: Streams, terminal: bool) -> None:
+        self.pid = 0
+        self._session = session
+        self._program = program
+        self._token = token.encode()
+        self._streams = streams
+        self._terminal = terminal
+
+    async def serve(self, stdin: AsyncIterator[bytes] | None) -> ExitStatus:
+        await self._await_start()
+        feed = _feed(self._session, stdin) if stdin else None
+        task = aio.spawn(feed, name="stdin of an exec", on_crash=self._session.fail) if feed else None
+        try:
+            while chunk := await self._session.read():
+                await self._write(*chunk)
+        finally:
+            await aio.cancel(task)
+        if self._session.status is None:
+            raise Unavailable("the connection to the guest was lost while the command ran")
+        return self._session.status
+
+    async def _await_start(self) -> None:
+        """Take the script's own line out of the output. Raises what the line says."""
+        watched = OutputStream.STDOUT if self._terminal else OutputStream.STDERR
+        head = b""
+        while b"\n" not in head:
+            chunk = await self._session.read()
+            if chunk is None:
+                raise Unavailable(f"the guest could not run a command: {clip(head.decode('utf-8', 'replace'))}")
+            if chunk[0] is watched:
+                head += chunk[1]
+            else:
+                await self._write(*chunk)
+        line, _, rest = head.partition(b"\n")
+        match line.split():
+            case [self._token, b"run", pid]:
+                self.pid = int(pid)
+            case [self._token, *report]:
+                raise launch.failure(b" ".join(report).decode("utf-8", "replace"), self._program)
+            case _:
+                raise Unavailable(f"the guest's shell said: {clip(head.decode('utf-8', 'replace'))}")
+        if rest:
+            await self._write(watched, rest)
+
+    async def _write(self, stream: OutputStream, data: bytes) -> None:
+        if self._terminal or stream is OutputStream.STDOUT:
+            await self._streams.write_stdout(data)
+        else:
+            await self._streams.write_stderr(data)
 
 
 async def _feed(session: Session, stdin: AsyncIterator[bytes]) -> None:
@@ -152,28 +201,3 @@ async def _feed(session: Session, stdin: AsyncIterator[bytes]) -> None:
         except Unavailable:
             return  # the command has ended; whoever reads its output learns how
     session.write_eof()
-
-
-async def _relay(session: Session, program: launch.Program, marker: bytes, streams: Streams, terminal: bool) -> None:
-    """Copy output to the peer. Output that begins with `marker` is the report that there is no command."""
-    watched = OutputStream.STDOUT if terminal else OutputStream.STDERR
-    head: bytes | None = b""
-    while chunk := await session.read():
-        stream, data = chunk
-        if head is not None and stream is watched:
-            head += data
-            if head.startswith(marker) or marker.startswith(head):
-                continue
-            data, head = head, None
-        await _write(streams, stream, data, terminal)
-    if head and head.startswith(marker):
-        raise launch.failure(head.removeprefix(marker).decode("utf-8", "replace"), program)
-    if head:
-        await _write(streams, watched, head, terminal)
-
-
-async def _write(streams: Streams, stream: OutputStream, data: bytes, terminal: bool) -> None:
-    if terminal or stream is OutputStream.STDOUT:
-        await streams.write_stdout(data)
-    else:
-        await streams.write_stderr(data)

@@ -24,22 +24,27 @@ class Program:
     working_dir: str = ""
 
 
-def script(program: Program, redirections: str = "", *, announce: str = "") -> str:
-    """Shell text that checks the program and becomes it. It calls ``fail KIND [detail]`` when it cannot.
+def script(program: Program, redirections: str, *, announce: str, find_interpreter: bool = False) -> str:
+    """Shell text that checks the program, runs `announce` and becomes the program.
 
-    With `announce` (a command to run last before) it also checks that a script's interpreter exists.
+    It calls ``fail KIND [detail]`` when it cannot. Looking for a script's interpreter costs a few processes.
 
     Raises: InvalidInput for what cannot be executed.
     """
     if not program.argv:
         raise InvalidInput("no command specified", reason=REASON)
+    if program.env is not None and "=" in program.argv[0]:
+        raise InvalidInput(
+            f"{_go_quoted(program.argv[0])} cannot be started: a program's name holds no equals sign", reason=REASON
+        )  # env(1) would take it for an assignment
     for name, _ in program.env or ():
         if not name or "=" in name:
             raise InvalidInput(f"{_go_quoted(name)} cannot be the name of an environment variable", reason=REASON)
     lines = [_change_directory(program.working_dir)] if program.working_dir else []
     lines.append(_find(program))
-    if announce:
-        lines += [_find_interpreter(), announce]
+    if find_interpreter:
+        lines.append(_find_interpreter())
+    lines.append(announce)
     lines.append(f"exec {_command(program)} {redirections}".rstrip())
     return "\n".join(lines) + "\n"
 
@@ -75,8 +80,6 @@ def _command(program: Program) -> str:
     argv = words(program.argv)
     if program.env is None:
         return argv
-    if "=" in program.argv[0]:
-        argv = f"nice -n 0 {argv}"  # env would take it for an assignment
     env = words([f"{name}={value}" for name, value in program.env])
     return f"env -i -- {env} {argv}"
 

@@ -17,9 +17,8 @@ QUEUE_BYTES = 256 * 1024
 DRAIN_QUIET_S = 0.5
 """How long output may stay away after the command's end, when children of it keep the channel open."""
 
-DRAIN_BYTES = 4 * 1024 * 1024
-"""What can be under way when a command ends: the window, a pipe and the server's own buffers, with room to spare."""
-
+DRAIN_BYTES = 20 * 1024 * 1024
+"""What can be under way when a command ends: the window and up to 16 MiB in OpenSSH's server (CHAN_INPUT_MAX)."""
 
 END_S = 1.0
 """How long the server may take to close its side. Dropbear does when the command is gone, OpenSSH at once."""
@@ -145,11 +144,6 @@ class Session(asyncssh.SSHClientSession[bytes]):
         """End the reader with this exception."""
         self._failure = exc
         self._changed.set()
-
-    def kill(self) -> None:
-        """Ask the server to kill the command and its process group; there is no answer."""
-        if self._channel is not None and not self._closed and not self._channel.is_closing():
-            self._channel.send_signal("KILL")
 
     async def end(self) -> None:
         """Close the channel and wait a moment until the server has closed it too: only then it counts no more there."""

@@ -58,7 +58,7 @@ class Supervisor:
     async def start(self, process: GuestProcess) -> None:
         """As `Guest.start`."""
         program = launch.Program(process.argv, process.env, process.working_dir or "/")
-        spec = _SPEC + launch.script(program, _BECOME, announce="report")
+        spec = _SPEC + launch.script(program, _BECOME, announce="report", find_interpreter=True)
         user = await self._users.other(process.user)
         inner = READ_ALL.removeprefix("exec ")
         command = user.switch(inner) if user else inner
