@@ -2,6 +2,8 @@
 
 import base64
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,13 +124,19 @@ def test_program_that_does_not_exist(pods: Pods) -> None:
     assert "no-such-program" in status["state"]["terminated"]["message"]
 
 
-def test_corrupted_layer_is_never_used(pods: Pods, guest_directory: Any, registry_factory: StartRegistry) -> None:
+def test_corrupted_layer_is_never_used(
+    pods: Pods, guest_directory: Path, registry_factory: StartRegistry, tmp_path: Path
+) -> None:
     registry = registry_factory()
     image = f"{registry.host}/corrupt/linux-guest:latest"
-    agents.push_guest(guest_directory, image)
+    other = tmp_path / "other"
+    shutil.copytree(guest_directory, other)
+    with (other / "disk.img").open("r+b") as disk:  # a content that the node does not have yet
+        disk.write(b"another disk")
+    agents.push_guest(other, image)
     registry.corrupt_blob(_disk_digest(registry.host, "corrupt/linux-guest"))
     pods.apply(with_image(pods, "corrupt", image))
-    assert "digest" in wait_for_reason(pods, "corrupt", "ErrImagePull", "ImagePullBackOff")
+    assert "damaged" in wait_for_reason(pods, "corrupt", "ErrImagePull", "ImagePullBackOff")
 
 
 def test_layer_title_that_leads_out_of_the_store(
