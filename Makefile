@@ -1,7 +1,7 @@
 # Every verb is a script in tools/; this file only names them and says what they need.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench cluster-up node-up down clean lock
+.PHONY: help setup demo image test check bench cluster-up node-up down clean lock
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,9 @@ test: setup ## Run all tests: unit first, then conformance, integration and e2e 
 
 check: setup ## Formatting, lint, types, import contracts, sizes, lock files
 	@tools/check
+
+image: setup ## Put the Linux guest of the examples into your image cache
+	@tools/image
 
 bench: setup ## Measure the agent and print a table and JSON
 	@tools/bench $(ARGS)
