@@ -10,7 +10,6 @@ import platform
 import plistlib
 import socket
 import subprocess
-import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,15 +110,14 @@ def disk(directory: Path) -> Disk:
     )
 
 
-def route_address(server: str) -> str:
-    """The address of ours that packets to the API server, given by its URL, leave from. Sends nothing.
+def route_address(server_host: str, server_port: int) -> str:
+    """The address of ours that packets to the API server leave from. Sends nothing.
 
     Raises:
         Unavailable: no route, or the name does not resolve.
     """
-    url = urllib.parse.urlsplit(server)
     try:
-        found = socket.getaddrinfo(url.hostname, url.port or url.scheme, type=socket.SOCK_DGRAM)
+        found = socket.getaddrinfo(server_host, server_port, type=socket.SOCK_DGRAM)
         family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.connect(address)
@@ -127,7 +125,7 @@ def route_address(server: str) -> str:
             return name
     except OSError as exc:
         raise Unavailable(
-            f"this host's own address is unknown: no route to the API server {server}: {exc.strerror or exc}; "
+            f"this host's own address is unknown: no route to the API server at {server_host}: {exc.strerror or exc}; "
             "name it with --node-ip"
         ) from exc
 
