@@ -12,7 +12,7 @@ from typing import Final, assert_never
 from vzkubelet import aio, errors
 from vzkubelet.ports import Streams, TerminalSize
 from vzkubelet.server.upgrade import UpgradedConnection
-from vzkubelet.wire import remote_command, spdy
+from vzkubelet.wire import remote_command, streams
 from vzkubelet.wire.remote_command import Failed, Outcome
 
 _log = logging.getLogger(__name__)
@@ -42,12 +42,16 @@ class RemoteSession:
     """Runs one command with the client as its `ports.Streams`."""
 
     def __init__(
-        self, connection: UpgradedConnection, options: remote_command.Options, protocol: remote_command.Protocol
+        self,
+        connection: UpgradedConnection,
+        multiplexed: streams.Connection,
+        options: remote_command.Options,
+        protocol: remote_command.Protocol,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._options = options
-        self._session = remote_command.Session(spdy.Connection(spdy.Role.SERVER), options, protocol)
+        self._session = remote_command.Session(multiplexed, options, protocol)
         self._stdin: deque[bytes] = deque()
         self._stdin_bytes = 0
         self._stdin_ended = False
@@ -70,6 +74,7 @@ class RemoteSession:
         """From the first channel to the closed connection. `work` is cancelled when the client leaves."""
         self._check_idle()
         try:
+            self._take_events()
             self._connection.start(self._receive, self._lose)
             outcome = await self._outcome(work)
             _log.debug("> %s%s", outcome, " to nobody" if self._client_gone.is_set() else "")
@@ -149,6 +154,9 @@ class RemoteSession:
             self._flush()
             self._leave(f"the client broke the protocol: {exc}")
             return
+        self._take_events()
+
+    def _take_events(self) -> None:
         for event in self._session.events():
             self._handle(event)
         self._flush()
@@ -262,9 +270,9 @@ class RemoteSession:
                 yield self._size
 
 
-async def _guarded(work: Work, streams: Streams) -> Outcome:
+async def _guarded(work: Work, session: Streams) -> Outcome:
     try:
-        return await work(streams)
+        return await work(session)
     except errors.Error as exc:
         return Failed(str(exc))
     except Exception:  # noqa: BLE001 - the guard of a task that foreign code runs in

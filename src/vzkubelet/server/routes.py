@@ -13,7 +13,7 @@ from vzkubelet.aio import Clock
 from vzkubelet.model.pod import Pod
 from vzkubelet.model.stats import only_cpu_and_memory
 from vzkubelet.ports import ExecRequest, Streams
-from vzkubelet.server import container_logs
+from vzkubelet.server import container_logs, handshake
 from vzkubelet.server.backend import Backend
 from vzkubelet.server.remote_session import RemoteSession
 from vzkubelet.server.upgrade import switch_protocols
@@ -21,7 +21,6 @@ from vzkubelet.wire import remote_command
 
 _log = logging.getLogger(__name__)
 
-SPDY: Final = "SPDY/3.1"
 _NAMES: Final = "/{namespace}/{pod}/{container}"
 _NAMES_UID: Final = "/{namespace}/{pod}/{uid}/{container}"
 
@@ -119,10 +118,8 @@ class Routes:
         """From the upgrade to the closed connection."""
         if self._stopping:
             raise errors.Unavailable("the node agent is shutting down")
-        if not _wants_spdy(request):
-            raise errors.InvalidInput(f"Upgrade request required: {SPDY}")
         try:
-            name, protocol = remote_command.negotiate(request.headers.getall(remote_command.PROTOCOL_HEADER, ()))
+            agreed = handshake.agree(request, options)
         except errors.Forbidden as exc:
             response = error_response(exc)
             for accepted in remote_command.PROTOCOLS:
@@ -135,9 +132,8 @@ class Routes:
             except errors.Error as exc:
                 return remote_command.Failed(f"{failure}: {exc}")
 
-        headers = {"Connection": "Upgrade", "Upgrade": SPDY, remote_command.PROTOCOL_HEADER: name}
-        upgraded, connection = await switch_protocols(request, headers)
-        session = RemoteSession(connection, options, protocol)
+        upgraded, connection = await switch_protocols(request, agreed.headers)
+        session = RemoteSession(connection, agreed.connection, options, agreed.protocol)
         self._sessions.add(session)
         try:
             await session.run(guarded)
@@ -205,11 +201,6 @@ def _has_container(pod: Pod, name: str) -> bool:
     return any(
         getattr(container, "name", None) == name for container in (*containers, *(pod.spec.init_containers or ()))
     )
-
-
-def _wants_spdy(request: web.Request) -> bool:
-    connection = ",".join(request.headers.getall("Connection", ())).lower()
-    return "upgrade" in connection and request.headers.get("Upgrade", "").lower() == SPDY.lower()
 
 
 def _json(value: object) -> web.Response:

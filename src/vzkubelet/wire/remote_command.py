@@ -1,7 +1,7 @@
 """Remote command protocol (exec and attach) over multiplexed streams, server side.
 
-Protocols ``channel.k8s.io`` (v1) to ``v4.channel.k8s.io``: the client opens one stream per channel, named by the header
-``streamtype``; the outcome is the last word on the error stream, a JSON Status since v4 and plain text before.
+Protocols ``channel.k8s.io`` (v1) to ``v5.channel.k8s.io``: one stream per channel, named by the header ``streamtype``;
+the outcome is the last word on the error stream, a JSON Status since v4 and plain text before.
 Reference: k8s.io/cri-streaming remotecommand/httpstream.go, k8s.io/client-go tools/remotecommand.
 """
 
@@ -31,6 +31,7 @@ class Protocol(IntEnum):
     V2 = 2
     V3 = 3
     V4 = 4
+    V5 = 5
 
 
 PROTOCOLS: Final[Mapping[str, Protocol]] = {
@@ -39,7 +40,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
     "v2.channel.k8s.io": Protocol.V2,
     "channel.k8s.io": Protocol.V1,
 }
-"""Wire names, best first. v5 exists over WebSocket only; clients offer it over SPDY and expect v4 back."""
+"""Wire names over SPDY, best first. v5 is WebSocket's (`channels`); clients offer it over SPDY and expect v4 back."""
 
 
 def negotiate(header_lines: Iterable[str]) -> tuple[str, Protocol]:
@@ -203,7 +204,7 @@ class Session:
     def __init__(self, connection: streams.Connection, options: Options, protocol: Protocol) -> None:
         self._connection = connection
         self._protocol = protocol
-        self._missing = _expected_channels(options, protocol)
+        self._missing = set(expected_channels(options, protocol))
         self._ids: dict[Channel, int] = {}
         self._channels: dict[int, Channel] = {}
         self._events: list[Event] = []
@@ -211,6 +212,7 @@ class Session:
         self._stdin_ended = False
         self._finished = False
         self._peer_left = False
+        self._handle_events()
 
     @property
     def ready(self) -> bool:
@@ -348,7 +350,8 @@ class Session:
             self._events.append(PeerLeft(reason))
 
 
-def _expected_channels(options: Options, protocol: Protocol) -> set[Channel]:
+def expected_channels(options: Options, protocol: Protocol) -> frozenset[Channel]:
+    """What the client opens for these options."""
     wanted = {
         Channel.ERROR: True,
         Channel.STDIN: options.stdin,
@@ -356,4 +359,4 @@ def _expected_channels(options: Options, protocol: Protocol) -> set[Channel]:
         Channel.STDERR: options.stderr,
         Channel.RESIZE: options.tty and protocol >= Protocol.V3,
     }
-    return {channel for channel, is_wanted in wanted.items() if is_wanted}
+    return frozenset(channel for channel, is_wanted in wanted.items() if is_wanted)
