@@ -143,9 +143,14 @@ class BootedGuest:
         return time.monotonic() - began
 
     def close(self) -> None:
+        """Kill QEMU; virtiofsd ends when its peer has gone, and takes its own child along."""
+        self._qemu.kill()
         for child in reversed(self._children):
-            child.kill()
-            child.wait()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
 Boot = Callable[..., BootedGuest]
