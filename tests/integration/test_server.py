@@ -417,6 +417,32 @@ async def test_many_idle_sessions(served: Served):
     await until(lambda: served.backend.running == 0)
 
 
+async def test_a_websocket_session_from_start_to_close(served: Served):
+    path = exec_path((*SHELL, "cat; echo err >&2; exit 3"), input=True, output=True, error=True)
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=served.tls())) as http,
+        http.ws_connect(f"https://127.0.0.1:{served.port}{path}", protocols=("v5.channel.k8s.io",)) as socket,
+    ):
+        assert socket.protocol == "v5.channel.k8s.io"
+        await socket.ping()
+        await socket.send_bytes(b"\x00hello")
+        await socket.send_bytes(b"\xff\x00")
+        outputs: dict[int, bytes] = {}
+        async for message in socket:
+            outputs[message.data[0]] = outputs.get(message.data[0], b"") + message.data[1:]
+        assert socket.close_code == 1000
+        assert (outputs[1], outputs[2], exit_code(json.loads(outputs[3]))) == (b"hello", b"err\n", 3)
+
+
+@pytest.mark.parametrize("protocols", [(), ("v4.channel.k8s.io",), ("base64.channel.k8s.io",)])
+async def test_websocket_protocols_that_are_not_served_are_refused(served: Served, protocols: tuple[str, ...]):
+    url = f"https://127.0.0.1:{served.port}{exec_path(['true'], output=True)}"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=served.tls())) as http:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            await http.ws_connect(url, protocols=protocols)
+    assert caught.value.status == 400
+
+
 @pytest.mark.parametrize(
     ("path", "protocols", "status", "text"),
     [
@@ -453,7 +479,7 @@ async def test_refusals_before_the_upgrade(served: Served, path: str, protocols:
 
 async def test_a_request_without_upgrade_is_refused(served: Served):
     status, text = await served.get(exec_path(["true"], output=True))
-    assert (status, text) == (400, "Upgrade request required: SPDY/3.1")
+    assert (status, text) == (400, "Upgrade request required: SPDY/3.1 or websocket")
 
 
 # --- Logs ---------------------------------------------------------------------------------------------------------
@@ -560,6 +586,19 @@ async def test_a_followed_log_is_flushed_line_by_line_and_ends_with_its_reader(s
         assert served.backend.followers == 1
         response.close()
     await until(lambda: served.backend.followers == 0)
+
+
+async def test_stopping_the_server_does_not_wait_for_readers_of_logs(served: Served):
+    served.backend.log["main"] = [line("first")]
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=served.tls())) as http,
+        http.get(f"https://127.0.0.1:{served.port}/containerLogs/default/pod/main?follow=true") as response,
+    ):
+        assert await response.content.readline() == b"first\n"
+        async with asyncio.timeout(3.0):
+            await served.listener.close()
+        with pytest.raises(aiohttp.ClientError):
+            await response.content.readline()
 
 
 async def test_following_a_silent_log_answers_at_once(served: Served):

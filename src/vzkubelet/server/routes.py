@@ -1,5 +1,6 @@
 """The paths of the API and what answers them. Authentication and authorization come before any path is looked up."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Routes:
         self._backend = backend
         self._clock = clock
         self._sessions: set[RemoteSession] = set()
+        self._log_readers: set[asyncio.Task[object]] = set()
         self._stopping = False
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -69,10 +71,12 @@ class Routes:
         return len(self._sessions)
 
     def stop_sessions(self, reason: str) -> None:
-        """End all streams, telling their clients; new ones are refused."""
+        """End all streams, telling their clients, and logs being read; new streams are refused."""
         self._stopping = True
         for session in tuple(self._sessions):
             session.stop(reason)
+        for reader in tuple(self._log_readers):
+            reader.cancel()
 
     # --- Streams ---
 
@@ -151,6 +155,9 @@ class Routes:
         if not _has_container(pod, container):
             raise errors.NotFound(f'container "{container}" not found in pod "{names["pod"]}"')
         container_logs.require_log(pod, container, previous=query.previous)
+        reader = asyncio.current_task()
+        assert reader is not None
+        self._log_readers.add(reader)
         try:
             entries = self._backend.logs(
                 names["namespace"], names["pod"], pod.metadata.uid, container, query.previous, query.options
@@ -158,6 +165,8 @@ class Routes:
             return await container_logs.answer(request, entries, query.options)
         except errors.Error as exc:
             return web.Response(status=400, text=str(exc))  # whatever the runtime says, as the kubelet does
+        finally:
+            self._log_readers.discard(reader)
 
     # --- Documents ---
 
