@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import yarl
 
@@ -23,7 +23,6 @@ from vzkubelet.kube.reviews import Reviews
 from vzkubelet.model.pod import Pod
 from vzkubelet.node import facts, identity
 from vzkubelet.node.controller import NodeController
-from vzkubelet.node.facts import Host
 from vzkubelet.pods.supervisor import Supervisor
 from vzkubelet.pods.view import PodsView
 from vzkubelet.pods.world import NodeFacts
@@ -54,17 +53,12 @@ async def _run(settings: Config) -> int:
         loop.add_signal_handler(number, stop.set)
     with root.held():
         async with contextlib.AsyncExitStack() as closing:
-            node_agent = await _start(settings, root, closing, crashed)
-            await _until(stop, node_agent.controller, settings.node.startup_timeout_s)
+            controller = await _start(settings, root, closing, crashed)
+            await _until(stop, controller, settings.node.startup_timeout_s)
             _log.info("stopping; machines and side-cars go on")
     if crash:
         raise errors.Unavailable(f"the agent failed: {crash[0]}") from crash[0]
     return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Agent:
-    controller: NodeController
 
 
 async def _start(
@@ -72,61 +66,58 @@ async def _start(
     root: StateRoot,
     closing: contextlib.AsyncExitStack,
     crashed: Callable[[BaseException], None],
-) -> _Agent:
+) -> NodeController:
+    """Join the rooms and start them: first what runs here is taken over, then the API server is told of it."""
     parts = Parts(settings, root)
     closing.push_async_callback(parts.close)
     client = await _connected(settings)
     closing.push_async_callback(client.close)
-    host = facts.host()
-    recorder = EventRecorder(client, settings.node.name)
     await parts.open()
 
-    node = _identity(settings, host, parts, 0, client)
-    supervisor = _supervisor(settings, parts, client, recorder, node)
+    node = _identity(settings, parts, client)
+    recorder = EventRecorder(client, node.name)
+    objects = KubeObjects(client)
+    supervisor = _supervisor(settings, parts, objects, recorder, PodStatus(client), node)
     closing.push_async_callback(supervisor.close)
     view = PodsView(supervisor.world, supervisor)
-    backend = NodeBackend(view, settings.node.name, host, settings.cache_dir, node.address)
-    listener = Listener(settings.server, settings.node.name, backend, Reviews(client))
+    backend = NodeBackend(view, node.name, node.host, settings.cache_dir, node.address)
+    listener = Listener(settings.server, node.name, backend, Reviews(client))
     await listener.start()
     closing.push_async_callback(listener.close)
     recorder.start()
     closing.push_async_callback(recorder.close)
 
-    node = _identity(settings, host, parts, listener.port, client)
-    controller = NodeController(
-        client, recorder, node, lambda: facts.read(settings.cache_dir), lambda: backend.faults()
-    )
+    node = dataclasses.replace(node, port=listener.port)
+    controller = NodeController(client, recorder, node, lambda: facts.read(settings.cache_dir), backend.faults)
     await supervisor.resume()
-    reflector = _pod_reflector(client, settings.node.name, supervisor, closing)
+    reflector = _pod_reflector(client, node.name, supervisor, objects, closing)
     for name, work in (("node", controller.run()), ("pods", reflector.run())):
         closing.push_async_callback(aio.cancel, aio.spawn(work, name=name, on_crash=crashed))
-    return _Agent(controller)
+    return controller
 
 
 async def _connected(settings: Config) -> Client:
+    """Raises InvalidInput: an unusable kubeconfig, or one that is not this node's."""
     access = kubeconfig.load(settings.kube.kubeconfig)
     client = Client(credentials.Credentials(access, environment=config.process_environment()))
-    user = await client.user_name()
-    expected = f"system:node:{settings.node.name}"
-    if user and user != expected:
-        _log.warning(
-            "the kubeconfig's user is %s, not %s: the Node authorizer will refuse this node; "
-            "give it a credential of its own or set --nodename",
-            user,
-            expected,
-        )
+    try:
+        identity.require_own_user(await Reviews(client).own_name(), settings.node.name)
+    except (errors.Unavailable, errors.DeadlineExceeded) as exc:
+        _log.warning("the API server cannot say whether this is node %s's credential: %s", settings.node.name, exc)
+    except BaseException:
+        await client.close()
+        raise
     return client
 
 
-def _identity(settings: Config, host: Host, parts: Parts, port: int, client: Client) -> identity.Identity:
-    limits = parts.driver.limits()
+def _identity(settings: Config, parts: Parts, client: Client) -> identity.Identity:
     return identity.from_settings(
         settings.node,
-        host,
+        facts.host(),
         address=settings.node.ip or _own_address(client.server),
-        port=port,
+        port=settings.server.port,
         runtime_version=f"{parts.driver.name}://{__version__}",
-        slots=limits.slots,
+        slots=parts.driver.limits().slots,
     )
 
 
@@ -136,7 +127,12 @@ def _own_address(server: str) -> str:
 
 
 def _supervisor(
-    settings: Config, parts: Parts, client: Client, recorder: EventRecorder, node: identity.Identity
+    settings: Config,
+    parts: Parts,
+    objects: KubeObjects,
+    recorder: EventRecorder,
+    api_server: PodStatus,
+    node: identity.Identity,
 ) -> Supervisor:
     limits = parts.driver.limits()
     known = NodeFacts(
@@ -154,20 +150,27 @@ def _supervisor(
         machine_cpu_max=max(limits.cpu_max, known.allocatable_cpu_milli // 1000),
         machine_memory_max_bytes=limits.memory_max_bytes,
     )
-    world = parts.world(KubeObjects(client), recorder, PodStatus(client), lambda: known)
+    world = parts.world(objects, recorder, api_server, lambda: known)
     return Supervisor(
         world, parts.directories, lambda: admitting, workers=settings.pods.workers, resync_s=settings.pods.resync_s
     )
 
 
 def _pod_reflector(
-    client: Client, node_name: str, supervisor: Supervisor, closing: contextlib.AsyncExitStack
+    client: Client,
+    node_name: str,
+    supervisor: Supervisor,
+    objects: KubeObjects,
+    closing: contextlib.AsyncExitStack,
 ) -> Reflector[Pod]:
     orphans: list[asyncio.Task[None]] = []
 
     def on_delta(delta: Delta[Pod]) -> None:
         match delta:
-            case Added(pod) | Modified(pod):
+            case Added(pod):
+                objects.pod_bound(pod.metadata.namespace)
+                supervisor.seen(pod)
+            case Modified(pod):
                 supervisor.seen(pod)
             case Deleted(pod):
                 supervisor.gone(pod.metadata.uid)
