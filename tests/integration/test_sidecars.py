@@ -388,15 +388,24 @@ async def served_over_tcp(engine: DockerEngine) -> AsyncIterator[str]:
                 await writer.drain()
             writer.write_eof()
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry_both(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_unix_connection(str(engine.socket))
         await asyncio.gather(carry(reader, to_writer), carry(to_reader, writer))
         for end in (writer, to_writer):
             end.close()
+            with contextlib.suppress(OSError):
+                await end.wait_closed()
+
+    connections: list[asyncio.Task[None]] = []
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(aio.spawn(carry_both(reader, writer), name="tcp to docker"))
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     async with server:
         yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with asyncio.timeout(30):  # the client has closed its ends
+        await asyncio.gather(*connections)
 
 
 async def test_engine_over_tcp(docker_engine: DockerEngine, tmp_path: Path) -> None:
@@ -417,7 +426,6 @@ async def test_engine_over_tcp(docker_engine: DockerEngine, tmp_path: Path) -> N
         finally:
             await pod.runtime.remove_pod(pod.ref)
             await bench.close()
-            await asyncio.sleep(0)
 
 
 async def test_wait_and_log_survive_a_crash_of_the_engine(
