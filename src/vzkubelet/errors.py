@@ -169,8 +169,8 @@ class LocalProtocolError(ProtocolError):
 class RemoteProtocolError(ProtocolError):
     """The peer did; `close_code` is what to tell it (a WebSocket close code or an SPDY GOAWAY status)."""
 
-    def __init__(self, message: str, *, close_code: int | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, close_code: int | None = None, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason)
         self.close_code = close_code
 
 

@@ -37,6 +37,8 @@ class Supervisor:
         self._resync_s = resync_s
         self._workers: dict[str, worker.Worker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ended: set[str] = set()
+        """Pods that are done with here and that the API server has not reported as gone yet."""
         self._changed = asyncio.Event()
 
     @property
@@ -47,8 +49,8 @@ class Supervisor:
         return tuple(self._workers.values())
 
     def find(self, namespace: str, name: str, uid: str | None = None) -> worker.Worker:
-        """The worker of a pod. Raises NotFound with the kubelet's text."""
-        for found in self._workers.values():
+        """The worker of a pod, the newest where a name came back. Raises NotFound with the kubelet's text."""
+        for found in reversed(self._workers.values()):
             ref = found.ref
             if (ref.namespace, ref.name) == (namespace, name) and uid in (None, ref.uid):
                 return found
@@ -68,16 +70,22 @@ class Supervisor:
 
     def seen(self, pod: api.Pod) -> None:
         """A pod that the API server has bound to this node, new or changed."""
-        known = self._workers.get(pod.metadata.uid)
+        uid = pod.metadata.uid
+        known = self._workers.get(uid)
         if known is not None:
             known.update(pod)
-        elif pod.status.phase not in phase.TERMINAL or pod.metadata.deletion_timestamp is not None:
+        elif uid in self._ended:
+            _log.debug("pod %s is waiting for its removal by others", pod.key)
+        elif pod.status.phase not in phase.TERMINAL:
             self._admit(pod)
+        elif pod.metadata.deletion_timestamp is not None or self._directories.of(uid).path.exists():
+            self._start(pod, worker.first_record(pod, self._world.clock.time()))
         else:
             _log.debug("pod %s has ended before this agent saw it", pod.key)
 
     def gone(self, uid: str) -> None:
         """The API server no longer has this pod."""
+        self._ended.discard(uid)
         known = self._workers.get(uid)
         if known is not None:
             known.post(events.PodVanished())
@@ -85,6 +93,7 @@ class Supervisor:
     async def synced(self, uids: Iterable[str]) -> None:
         """The first complete list has been handed in: whatever is not in it is an orphan of an earlier time."""
         wanted = set(uids)
+        self._ended &= wanted
         for uid in [uid for uid in self._workers if uid not in wanted]:
             self.gone(uid)
         await self.remove_orphans(wanted | set(self._workers))
@@ -98,6 +107,8 @@ class Supervisor:
             except errors.Error as exc:
                 _log.warning("leftovers of earlier pods not looked up: %s", exc)
         for uid in sorted(owners - keep):
+            if uid in self._workers:  # it came while the owners were looked up
+                continue
             _log.info("removing what is left of pod %s, which is not this node's", uid)
             try:
                 await self.remove_leftovers(uid)
@@ -105,10 +116,14 @@ class Supervisor:
                 _log.warning("leftovers of pod %s not removed, trying again at the next start: %s", uid, exc)
 
     async def remove_leftovers(self, uid: str) -> None:
-        """Everything of a pod that has no worker. Its machine goes even where no Docker engine answers."""
+        """Everything of a pod that has no worker. What it had in a Docker engine that does not answer is found there
+        again when one does; the rest goes at once."""
         ref = PodRef("", "", uid)
         await self._world.machines.remove_pod(ref)
-        await self._world.sidecars.remove_pod(ref)
+        try:
+            await self._world.sidecars.remove_pod(ref)
+        except errors.Unavailable as exc:
+            _log.debug("side-cars of pod %s not looked for: %s", uid, exc)
         await self._world.volumes.remove(uid)
         await aio.run_blocking(self._directories.of(uid).remove)
 
@@ -125,7 +140,8 @@ class Supervisor:
     def _admit(self, pod: api.Pod) -> None:
         others = [w.current() for w in self._workers.values()]
         active = [other for other in others if other.status.phase not in phase.TERMINAL]
-        rejection = None if pod.metadata.deletion_timestamp else admission.reject(pod, self._node(), active)
+        admitted = pod.metadata.deletion_timestamp is not None or pod.status.start_time is not None  # by an earlier us
+        rejection = None if admitted else admission.reject(pod, self._node(), active)
         if rejection is None:
             known = worker.first_record(pod, self._world.clock.time())
         else:
@@ -162,5 +178,7 @@ class Supervisor:
     def _finished(self, uid: str) -> None:
         finished = self._workers.pop(uid)
         self._tasks.pop(uid, None)
+        if not finished.known.vanished:
+            self._ended.add(uid)
         _log.info("pod %s is gone", finished.ref.key)
         self._changed.set()

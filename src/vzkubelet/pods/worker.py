@@ -6,6 +6,7 @@ successor decides the same again.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -16,28 +17,27 @@ import msgspec
 from vzkubelet import aio, errors, ports
 from vzkubelet.model import pod as api
 from vzkubelet.model.identity import PodRef
+from vzkubelet.pods import observed
 from vzkubelet.pods.directory import PodDirectory
 from vzkubelet.pods.reporter import Reporter
 from vzkubelet.pods.start import ContainerStart
 from vzkubelet.pods.world import World
-from vzkubelet.podstate import decision, events, record, status
+from vzkubelet.podstate import decision, events, record, restored
 from vzkubelet.ports import EventType
 
 _log = logging.getLogger(__name__)
-DELETE_RETRY_S = 1.0
-DELETE_RETRY_MAX_S = 30.0
+RETRY_S = 1.0
+RETRY_MAX_S = 30.0
 
 
 def first_record(pod: api.Pod, now: float) -> record.Pod:
-    """The record of a pod that is seen for the first time."""
-    meta = pod.metadata
-    containers = tuple(record.Container(c.name, c.image) for c in pod.spec.containers)
-    return record.Pod(meta.namespace, meta.name, meta.uid, containers, start_time=float(int(now)))
+    """The record of a pod that is seen for the first time, or whose state on disk was lost."""
+    return restored.record_of(pod, now)
 
 
 def rejected_record(pod: api.Pod, rejection: record.Rejection) -> record.Pod:
     """The record of a pod that the node does not take: it never starts."""
-    return msgspec.structs.replace(first_record(pod, 0.0), start_time=0.0, rejection=rejection)
+    return msgspec.structs.replace(restored.record_of(pod, 0.0), start_time=0.0, rejection=rejection)
 
 
 class Worker:
@@ -61,6 +61,7 @@ class Worker:
         self._on_finished = on_finished
         self._queue: asyncio.Queue[events.Event | api.Pod | None] = asyncio.Queue()
         self._volumes: Mapping[str, Path] | None = None
+        self._volumes_lock = asyncio.Lock()
         self._volumes_task: asyncio.Task[None] | None = None
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._abandoned: set[str] = set()
@@ -68,6 +69,7 @@ class Worker:
         self._stop_tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}
         self._released = False
+        self._finish_at = 0.0
         self._reporter = Reporter(
             world,
             pod,
@@ -102,8 +104,8 @@ class Worker:
         reporting = aio.spawn(self._reporter.run(), name=f"report {self.ref.key}")
         try:
             await aio.run_blocking(self._directory.save_pod, self._reporter.pod)
-            await self._adopt()
             await self._save(self._known)
+            await self._adopt()
             finished = False
             while not finished:
                 finished = await self._step()
@@ -120,23 +122,27 @@ class Worker:
         stopping = dict(self._stopping)
         busy = decision.Busy(self._volumes_task is not None, frozenset(self._starting), stopping)
         decided = decision.decide(self._reporter.pod, self._known, busy, now)
+        wake_at = decided.wake_at
         for command in decided.commands:
-            if isinstance(command, decision.FinishPod):
-                if await self._finish():
-                    return True
-            else:
+            if not isinstance(command, decision.FinishPod):
                 await self._execute(command)
-        timeout_s = self._resync_s if decided.wake_at is None else min(self._resync_s, max(decided.wake_at - now, 0.0))
-        await self._take(timeout_s)
+            elif now < self._finish_at:
+                wake_at = self._finish_at
+            elif await self._finish():
+                return True
+            elif self._finish_at > now:
+                wake_at = self._finish_at
+        await self._take(self._resync_s if wake_at is None else min(self._resync_s, max(wake_at - now, 0.0)))
         return False
 
     async def _take(self, timeout_s: float) -> None:
         """Wait for something to happen, then take all that has."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._apply(await self._queue.get())
+                item = await self._queue.get()
         except TimeoutError:
             return
+        await self._apply(item)  # beyond the timeout: an event that was taken is never dropped half applied
         while not self._queue.empty():
             await self._apply(self._queue.get_nowait())
 
@@ -146,7 +152,7 @@ class Worker:
                 return
             case api.Pod():
                 self._reporter.update_pod(item)
-                await aio.run_blocking(self._directory.save_pod, item)
+                await aio.run_blocking(self._directory.save_pod, self._reporter.pod)
             case _:
                 _log.debug("pod %s < %s", self.ref.key, item)
                 await self._save(events.apply(self._known, item, self._world.clock.time()))
@@ -165,7 +171,7 @@ class Worker:
         _log.debug("pod %s > %s", self.ref.key, command)
         match command:
             case decision.PrepareVolumes():
-                self._volumes_task = self._run(self._prepare_volumes(), "volumes")
+                self._volumes_task = self._run(self._prepare_volumes(), "volumes", self._forget_volumes_task)
             case decision.StartContainer(container, attempt):
                 await self._begin_start(container, attempt)
             case decision.AbandonStart(container):
@@ -179,17 +185,26 @@ class Worker:
             case decision.ExceedDeadline():
                 text = "Pod was active on the node longer than the specified deadline"
                 self._world.recorder.pod_event(self.ref, EventType.NORMAL, "DeadlineExceeded", text)
-                await self._apply(events.PodRejected("DeadlineExceeded", text))
+                self.post(events.PodRejected("DeadlineExceeded", text))
             case decision.FinishPod():
                 raise AssertionError("the caller finishes")
             case _:
                 assert_never(command)
 
-    def _run(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
-        """Work whose outcome is posted as events; its end wakes the worker, whatever it was."""
+    def _run(self, work: Coroutine[Any, Any, None], what: str, forget: Callable[[], object]) -> asyncio.Task[None]:
+        """Work whose outcome is posted as events. At its end, even before its first step, it is forgotten and the
+        worker woken."""
         task = aio.spawn(work, name=f"{what} {self.ref.key}")
-        task.add_done_callback(lambda _: self._queue.put_nowait(None))
+
+        def ended(_: asyncio.Task[None]) -> None:
+            forget()
+            self._queue.put_nowait(None)
+
+        task.add_done_callback(ended)
         return task
+
+    def _forget_volumes_task(self) -> None:
+        self._volumes_task = None
 
     async def _prepare_volumes(self) -> None:
         try:
@@ -202,32 +217,35 @@ class Worker:
             raise
         else:
             self.post(events.VolumesPrepared())
-        finally:
-            self._volumes_task = None
+
+    async def _known_volumes(self) -> Mapping[str, Path]:
+        async with self._volumes_lock:
+            if self._volumes is None:  # after a restart of the daemon the volumes are there, but not known
+                self._volumes = await self._world.volumes.prepare(self._reporter.pod)
+            return self._volumes
 
     async def _begin_start(self, container: str, attempt: int) -> None:
         entry = self._known.container(container)
         backed_off = isinstance(entry.state, record.Waiting) and entry.state.reason == "CrashLoopBackOff"
         if backed_off or isinstance(entry.state, record.Terminated):
             await self._apply(events.RestartBegan(container))
-        self._starting[container] = self._run(self._start(container, attempt), f"start {container} of")
+
+        def forget() -> None:
+            del self._starting[container]
+            self._abandoned.discard(container)
+
+        self._starting[container] = self._run(self._start(container, attempt), f"start {container} of", forget)
 
     async def _start(self, container: str, attempt: int) -> None:
         try:
-            if self._volumes is None:  # after a restart of the daemon the volumes are there, but not known
-                self._volumes = await self._world.volumes.prepare(self._reporter.pod)
-            start = ContainerStart(
-                self._world, self._reporter.pod, self._known, self._directory, self._volumes, self.post
-            )
+            volumes = await self._known_volumes()
+            start = ContainerStart(self._world, self._reporter.pod, self._known, self._directory, volumes, self.post)
             await start.run(container, attempt)
         except errors.Error as exc:
             self.post(events.StartFailed(container, "CreateContainerError", exc.message))
         except Exception:
             self.post(events.StartFailed(container, "CreateContainerError", "internal error, see the agent's log"))
             raise
-        finally:
-            del self._starting[container]
-            self._abandoned.discard(container)
 
     def _stop(self, container: str, grace_s: float) -> None:
         if container not in self._stopping:
@@ -235,139 +253,118 @@ class Worker:
                 self.ref, EventType.NORMAL, "Killing", f"Stopping container {container}", container
             )
         self._stopping[container] = self._world.clock.time() + grace_s
-        task = self._run(self._stop_container(container, grace_s), f"stop {container} of")
+        task = self._run(
+            self._stop_container(container, grace_s),
+            f"stop {container} of",
+            lambda: self._stopping.pop(container, None),
+        )
         self._stop_tasks.add(task)
         task.add_done_callback(self._stop_tasks.discard)
 
     async def _stop_container(self, container: str, grace_s: float) -> None:
         runtime = self._world.runtime_of(self._reporter.pod, container)
         try:
-            await runtime.stop(self.ref, container, grace_s)
-            self._post_exit(await runtime.wait(self.ref, container))
-        except errors.NotFound:
-            self.post(events.ContainerExited(container, self._known.container(container).attempt, _lost()))
+            with contextlib.suppress(errors.NotFound):
+                await runtime.stop(self.ref, container, grace_s)
+            self.post(await self._end_of(container, runtime))
         except errors.Error as exc:
             text = f"error killing container {container}: {exc.message}"
             self._world.recorder.pod_event(self.ref, EventType.WARNING, "FailedKillPod", text, container)
             _log.warning("pod %s: %s; trying again", self.ref.key, text)
-            await asyncio.sleep(DELETE_RETRY_S)
-        finally:
-            self._stopping.pop(container, None)
+            await asyncio.sleep(RETRY_S)
+        except Exception:  # noqa: BLE001 - a bug, which must not keep the pod for ever
+            _log.exception("pod %s: container %s not stopped, trying again", self.ref.key, container)
+            await asyncio.sleep(RETRY_MAX_S)
 
     def _report_back_off(self, container: str, reason: str, message: str) -> None:
-        image = self._known.container(container).image
+        recorder = self._world.recorder
         if reason == "ImagePullBackOff":
-            text, type_ = f'Back-off pulling image "{image}"', EventType.NORMAL
-            self._world.recorder.pod_event(self.ref, EventType.WARNING, "Failed", f"Error: {reason}", container)
+            text = f'Back-off pulling image "{self._known.container(container).image}"'
+            recorder.pod_event(self.ref, EventType.NORMAL, "BackOff", text, container)
+            recorder.pod_event(self.ref, EventType.WARNING, "Failed", f"Error: {reason}", container)
         else:
-            text, type_ = f"Back-off restarting failed container {container} in pod {self.ref}", EventType.WARNING
-        self._world.recorder.pod_event(self.ref, type_, "BackOff", text, container)
+            text = f"Back-off restarting failed container {container} in pod {self.ref}"
+            recorder.pod_event(self.ref, EventType.WARNING, "BackOff", text, container)
         self.post(events.BackedOff(container, reason, message))
 
     # --- What runs ------------------------------------------------------------------------------------------------
 
     async def _adopt(self) -> None:
-        """Take over what an earlier daemon started: running containers are watched, ended ones are told."""
-        for container in self._reporter.pod.spec.containers:
+        """Take over what an earlier daemon started, before anything is decided."""
+        pod = self._reporter.pod
+        if not self._known.start_time:
+            return
+        for name in [container.name for container in pod.spec.containers]:
             try:
-                state = await self._world.runtime_of(self._reporter.pod, container.name).find(self.ref, container.name)
+                state = await self._world.runtime_of(pod, name).find(self.ref, name)
             except errors.Error as exc:
-                _log.warning("pod %s: container %s not looked up: %s", self.ref.key, container.name, exc)
-                continue
-            entry = self._known.container(container.name)
-            if state is None:
-                if isinstance(entry.state, record.Running):
-                    self.post(events.ContainerExited(container.name, entry.attempt, _lost()))
-            elif state.phase is ports.ContainerPhase.EXITED:
-                self._post_exit(state)
-            elif isinstance(entry.state, record.Running) and entry.attempt == state.attempt:
-                self._watch(container.name)
+                # A start asks the runtime again and doubles nothing; what runs is asked for until there is an answer.
+                _log.warning("pod %s: container %s not looked up: %s", self.ref.key, name, exc)
             else:
-                self.post(
-                    events.ContainerStarted(container.name, state.attempt, state.id, state.image_id, state.started_at)
-                )
-            if state is not None and state.address and not self._known.ip:
-                self.post(events.AddressLearned(state.address))
+                for event in observed.found(state, self._known.container(name), self._known.ip):
+                    await self._apply(event)
+            if isinstance(self._known.container(name).state, record.Running):
+                self._watch(name)
 
     def _watch(self, container: str) -> None:
         if container not in self._waiting:
-            self._waiting[container] = self._run(self._wait(container), f"wait for {container} of")
+            self._waiting[container] = self._run(
+                self._wait(container), f"wait for {container} of", lambda: self._waiting.pop(container)
+            )
 
     async def _wait(self, container: str) -> None:
         runtime = self._world.runtime_of(self._reporter.pod, container)
-        delay_s = DELETE_RETRY_S
-        try:
-            while True:
-                try:
-                    self._post_exit(await runtime.wait(self.ref, container))
-                except errors.NotFound:
-                    entry = self._known.container(container)
-                    self.post(events.ContainerExited(container, entry.attempt, _lost()))
-                except errors.Error as exc:
-                    _log.warning("pod %s: waiting for container %s: %s", self.ref.key, container, exc)
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(delay_s * 2, DELETE_RETRY_MAX_S)
-                    continue
+        delay_s = RETRY_S
+        while True:
+            try:
+                self.post(await self._end_of(container, runtime))
+            except errors.Error as exc:
+                _log.warning("pod %s: waiting for container %s: %s", self.ref.key, container, exc)
+            except Exception:  # noqa: BLE001 - a bug, which must not hide the container's end for ever
+                _log.exception("pod %s: waiting for container %s failed, trying again", self.ref.key, container)
+            else:
                 return
-        finally:
-            self._waiting.pop(container, None)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RETRY_MAX_S)
 
-    def _post_exit(self, state: ports.ContainerState) -> None:
-        if state.phase is not ports.ContainerPhase.EXITED:
-            return
-        ended = record.Terminated(
-            exit_code=state.exit.code,
-            reason=state.reason or ("Completed" if state.exit.code == 0 else "Error"),
-            message=state.message,
-            signal=state.exit.signal,
-            started_at=state.started_at,
-            finished_at=state.finished_at,
-            container_id=state.id,
-        )
-        self.post(events.ContainerExited(state.name, state.attempt, ended, state.image_id))
+    async def _end_of(self, container: str, runtime: ports.ContainerRuntime) -> events.ContainerExited:
+        try:
+            return observed.exited(await runtime.wait(self.ref, container))
+        except errors.NotFound:
+            return observed.lost(self._known.container(container))
 
     # --- The end --------------------------------------------------------------------------------------------------
 
     async def _finish(self) -> bool:
         """Release what the pod holds; if it is being deleted, delete it. True when nothing of it is left."""
-        pod = self._reporter.pod
-        deleting = pod.metadata.deletion_timestamp is not None
         try:
             if not self._released:
-                await self._release(keep_logs=not (deleting or self._known.vanished))
+                await self._release()
                 self._released = True
-            if self._known.vanished:
-                await self._forget()
-                return True
-            if not deleting or not self._reporter.terminal_stored:
-                return False  # the final status goes before the object, so that nobody misses how the pod ended
+            if not self._known.vanished:
+                deleting = self._reporter.pod.metadata.deletion_timestamp is not None
+                if not deleting or not self._reporter.terminal_stored:
+                    return False  # the final status goes before the object, so that nobody misses how the pod ended
             await self._remove_pod()
-            await self._world.api_server.delete(self.ref)
+            if not self._known.vanished:
+                await self._world.api_server.delete(self.ref)
         except errors.Error as exc:
             _log.warning("pod %s: not released, trying again: %s", self.ref.key, exc)
-            await self._take(DELETE_RETRY_S)
+            self._finish_at = self._world.clock.time() + RETRY_S
             return False
         await aio.run_blocking(self._directory.remove)
         return True
 
-    async def _release(self, *, keep_logs: bool) -> None:
+    async def _release(self) -> None:
+        """Everything but the logs and the record: until the last status is stored they alone know how the pod ended."""
         pod = self._reporter.pod
-        for container in pod.spec.containers:
-            runtime = self._world.runtime_of(pod, container.name)
-            await runtime.remove(self.ref, container.name)
-        if not keep_logs:
-            await self._remove_pod()
+        if self._known.start_time:  # a pod that was not admitted has nothing
+            for container in pod.spec.containers:
+                await self._world.runtime_of(pod, container.name).remove(self.ref, container.name)
+        self._reporter.settle()
         await self._world.volumes.remove(self.ref.uid)
 
     async def _remove_pod(self) -> None:
-        if len(self._reporter.pod.spec.containers) > 1:
+        if len(self._reporter.pod.spec.containers) > 1 and self._known.start_time:
             await self._world.sidecars.remove_pod(self.ref)
         await self._world.machines.remove_pod(self.ref)
-
-    async def _forget(self) -> None:
-        await self._remove_pod()
-        await aio.run_blocking(self._directory.remove)
-
-
-def _lost() -> record.Terminated:
-    return record.Terminated(exit_code=137, reason="ContainerStatusUnknown", message=status.LOST)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from vzkubelet.model import pod as api
 from vzkubelet.model import timestamp
-from vzkubelet.podstate import back_off, record, restart
+from vzkubelet.podstate import back_off, phase, record, restart
 
 DEFAULT_GRACE_S = 30.0
 FORCED_GRACE_S = 1.0
@@ -84,8 +84,9 @@ class Busy:
 
 
 def decide(pod: api.Pod, known: record.Pod, busy: Busy, now: float) -> Decision:
-    """The next commands. Deletion and rejection go before everything else."""
-    if known.vanished or known.rejection is not None or pod.metadata.deletion_timestamp is not None:
+    """The next commands. What ends the pod goes before everything else; a terminal phase in the API server does too."""
+    deleted = known.vanished or pod.metadata.deletion_timestamp is not None
+    if deleted or known.rejection is not None or pod.status.phase in phase.TERMINAL:
         return _end(pod, known, busy, now)
     deadline = _deadline(pod, known)
     if deadline is not None and now >= deadline:

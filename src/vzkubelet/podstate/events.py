@@ -175,8 +175,10 @@ def _started(container: record.Container, event: ContainerStarted) -> record.Con
 
 
 def _exited(container: record.Container, event: ContainerExited) -> record.Container:
-    known = isinstance(container.state, record.Terminated) and container.attempt == event.attempt
-    if known or event.attempt < container.restart_count:
+    told = isinstance(container.state, record.Terminated) or (
+        isinstance(container.state, record.Waiting) and container.last is not None  # its back-off has begun
+    )
+    if (told and container.attempt == event.attempt) or event.attempt < container.restart_count:
         return container
     return msgspec.structs.replace(
         container,

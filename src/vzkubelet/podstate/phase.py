@@ -19,7 +19,9 @@ class _Count:
 
 
 def compute(pod: api.Pod, known: record.Pod) -> str:
-    """The phase. A terminal phase is only reported once nothing runs any more."""
+    """The phase. A terminal phase is only reported once nothing runs any more, and is never left."""
+    if pod.status.phase in TERMINAL:
+        return pod.status.phase
     count = _count(pod.spec, known)
     ending = known.rejection is not None or pod.metadata.deletion_timestamp is not None
     if ending and known.stopped:

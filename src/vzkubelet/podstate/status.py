@@ -13,8 +13,12 @@ OWNED_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "Contai
 """In the order the kubelet writes them. All other conditions belong to somebody else and are kept."""
 
 
-def compute(pod: api.Pod, known: record.Pod, host_ip: str, now: float) -> api.PodStatus:
-    """The whole status. Transition times are taken from `pod.status`, which is what was last written."""
+def compute(pod: api.Pod, known: record.Pod, host_ip: str, now: float, *, settled: bool = True) -> api.PodStatus:
+    """The whole status. Transition times are taken from `pod.status`, which is what the API server holds.
+
+    Until everything has `settled` (nothing runs, nothing is being started) a terminal phase is held back, as in the
+    kubelet's ``mergePodStatus``: others take it as the sign that the pod's resources are free.
+    """
     if known.rejection is not None and not known.start_time:
         return api.PodStatus(
             phase=phase.FAILED,
@@ -24,14 +28,16 @@ def compute(pod: api.Pod, known: record.Pod, host_ip: str, now: float) -> api.Po
             qos_class=pod.status.qos_class,
             observed_generation=pod.metadata.generation,
         )
-    current_phase = phase.compute(pod, known)
+    computed_phase = phase.compute(pod, known)
+    current_phase = computed_phase if settled else _held_back(pod, computed_phase)
+    told = known.rejection if current_phase in phase.TERMINAL else None
     containers = [_container_status(known.container(c.name), current_phase) for c in pod.spec.containers]
     ips = [api.PodIP(known.ip)] if known.ip else None
     return api.PodStatus(
         phase=current_phase,
-        reason=known.rejection.reason if known.rejection else "",
-        message=known.rejection.message if known.rejection else "",
-        conditions=_conditions(pod, known, containers, current_phase, now),
+        reason=told.reason if told else "",
+        message=told.message if told else "",
+        conditions=_conditions(pod, known, containers, (computed_phase, current_phase), now),
         host_ip=host_ip,
         host_ips=[api.PodIP(host_ip)] if host_ip else None,
         pod_ip=known.ip,
@@ -41,6 +47,12 @@ def compute(pod: api.Pod, known: record.Pod, host_ip: str, now: float) -> api.Po
         qos_class=pod.status.qos_class,
         observed_generation=pod.metadata.generation,
     )
+
+
+def _held_back(pod: api.Pod, computed: str) -> str:
+    if computed not in phase.TERMINAL or pod.status.phase in phase.TERMINAL:
+        return computed
+    return pod.status.phase or phase.PENDING
 
 
 def _container_status(entry: record.Container, current_phase: str) -> api.ContainerStatus:
@@ -83,11 +95,12 @@ def container_state(state: record.State) -> api.ContainerState:
 
 
 def _conditions(
-    pod: api.Pod, known: record.Pod, statuses: list[api.ContainerStatus], current_phase: str, now: float
+    pod: api.Pod, known: record.Pod, statuses: list[api.ContainerStatus], phases: tuple[str, str], now: float
 ) -> list[api.PodCondition]:
-    containers_ready = _containers_ready(statuses, current_phase)
-    completed = "PodCompleted" if current_phase == phase.SUCCEEDED else ""
-    network = bool(known.ip) and current_phase not in phase.TERMINAL
+    computed_phase, shown_phase = phases
+    containers_ready = _containers_ready(statuses, computed_phase)
+    completed = "PodCompleted" if computed_phase == phase.SUCCEEDED else ""
+    network = bool(known.ip) and shown_phase not in phase.TERMINAL
     wanted = {
         "PodReadyToStartContainers": ("True" if network else "False", "", ""),
         "Initialized": ("True", completed, ""),
@@ -146,7 +159,7 @@ def patch(pod: api.Pod, status: api.PodStatus) -> bytes | None:
     Lists that merge by key (podIPs, hostIPs) are replaced, conditions are merged so that others' conditions stay, and a
     field that was set and no longer is becomes null.
     """
-    if msgspec.to_builtins(status) == msgspec.to_builtins(pod.status):
+    if _comparable(status) == _comparable(pod.status):
         return None
     new: dict[str, Any] = msgspec.to_builtins(status)
     body: dict[str, Any] = {key: None for key in msgspec.to_builtins(pod.status) if key not in new}
@@ -156,6 +169,12 @@ def patch(pod: api.Pod, status: api.PodStatus) -> bytes | None:
             body[key] = [{"$patch": "replace"}, *body[key]]
     body["conditions"] = [_condition_patch(c) for c in status.conditions or [] if c.type in OWNED_CONDITIONS]
     return msgspec.json.encode({"metadata": {"uid": pod.metadata.uid}, "status": body})
+
+
+def _comparable(status: api.PodStatus) -> Any:
+    """Conditions are a map by type: the API server keeps the order in which they came, which says nothing."""
+    conditions = sorted(status.conditions or [], key=lambda condition: condition.type)
+    return msgspec.to_builtins(msgspec.structs.replace(status, conditions=conditions))
 
 
 def _condition_patch(condition: api.PodCondition) -> dict[str, Any]:
