@@ -16,6 +16,9 @@ MAX_HEADERS: Final = 64
 """Headers in one block. The clients in use send three at most (streamtype, port, requestid)."""
 MAX_BLOCK_BYTES: Final = 32 * 1024
 """Decompressed size of one block; the draft asks for no more than 8 KiB."""
+WINDOW_BITS: Final = 11
+"""2 KiB: the dictionary fits. With `MEMORY_LEVEL` a connection's compressor takes 9 KiB instead of 256."""
+MEMORY_LEVEL: Final = 1
 FORBIDDEN_NAMES: Final = frozenset({"connection", "host", "keep-alive", "proxy-connection", "transfer-encoding"})
 """Hop-by-hop names of HTTP that the draft bans (3.2.1)."""
 
@@ -56,7 +59,9 @@ class Encoder:
     """Our direction of the header compression."""
 
     def __init__(self) -> None:
-        self._compressor = zlib.compressobj(level=zlib.Z_BEST_SPEED, zdict=DICTIONARY)
+        self._compressor = zlib.compressobj(
+            level=zlib.Z_BEST_SPEED, wbits=WINDOW_BITS, memLevel=MEMORY_LEVEL, zdict=DICTIONARY
+        )
 
     def encode(self, headers: Mapping[str, str]) -> bytes:
         """One block. Names are lowered; an empty mapping is a valid block."""
