@@ -23,7 +23,10 @@ def program() -> str:
 
 
 class Agent:
-    """One `macos-vz-kubelet` daemon with a directory of its own; `kill` and `start` again adopt what runs."""
+    """One `macos-vz-kubelet` daemon with a directory of its own; `kill` and `start` again adopt what runs.
+
+    `guest` is what `build_guest` wrote: its firmware boots emulated guests faster.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Agent:
         *,
         name: str,
         docker_host: str = "",
+        guest: Path | None = None,
         driver: str = "qemu",
         flags: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
@@ -45,6 +49,8 @@ class Agent:
         self._flags = flags
         self._lifetime = lifetime
         self._environment = {**LOGIN, **credential.environment(), **(environment or {})}
+        if guest is not None:
+            self._environment["VZ_QEMU_FIRMWARE"] = str(guest / "firmware.fd")
         if docker_host:
             self._environment["DOCKER_HOST"] = docker_host
         self.child: ChildProcess | None = None

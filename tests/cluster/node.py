@@ -56,8 +56,13 @@ def up(state: RunState) -> None:
         agent.push_guest(guest, reference)
         _push_busybox(docker, registry)
     with _step("node agent"):
-        _ensure_agent(state, docker)
-        state.set_environment(GUEST_IMAGE=reference, BUSYBOX_IMAGE=f"{registry}/busybox:latest", **agent.LOGIN)
+        _ensure_agent(state, docker, guest)
+        state.set_environment(
+            GUEST_IMAGE=reference,
+            BUSYBOX_IMAGE=f"{registry}/busybox:latest",
+            VZ_QEMU_FIRMWARE=str(guest / "firmware.fd"),
+            **agent.LOGIN,
+        )
     with _step("node Ready"):
         _wait_ready(lambda: agent.node_is_ready(cluster, NODE_NAME))
 
@@ -101,12 +106,17 @@ def _push_busybox(docker: str, registry: str) -> None:
     subprocess.run(["docker", "--host", docker, "push", reference], check=True, capture_output=True)
 
 
-def _ensure_agent(state: RunState, docker: str) -> None:
+def _ensure_agent(state: RunState, docker: str, guest: Path) -> None:
     if state.is_alive("agent"):
         return
     credential: NodeCredential = daemons.ensure_node_credential(state, NODE_NAME)
     node = agent.Agent(
-        state.directory / "node", credential, name=NODE_NAME, docker_host=docker, lifetime=Lifetime.PERSISTENT
+        state.directory / "node",
+        credential,
+        name=NODE_NAME,
+        docker_host=docker,
+        guest=guest,
+        lifetime=Lifetime.PERSISTENT,
     )
     child = node.start()
     state.record(child.record)

@@ -21,11 +21,17 @@ KILLS = 10
 
 
 @pytest.fixture
-def own_node(cluster: ControlPlane, docker_engine: DockerEngine, tmp_path: Path) -> Iterator[agents.Agent]:
+def own_node(
+    cluster: ControlPlane, docker_engine: DockerEngine, guest_directory: Path, tmp_path: Path
+) -> Iterator[agents.Agent]:
     """A node that the test may kill."""
     name = f"vz-{uuid.uuid4().hex[:8]}"
     agent = agents.Agent(
-        tmp_path, mint(cluster, name, tmp_path / "credential"), name=name, docker_host=docker_engine.host
+        tmp_path,
+        mint(cluster, name, tmp_path / "credential"),
+        name=name,
+        docker_host=docker_engine.host,
+        guest=guest_directory,
     )
     agent.start()
     try:
@@ -143,7 +149,7 @@ def test_pod_deleted_while_no_agent_runs_is_cleaned_up(
 
 
 def test_node_survives_an_api_server_that_restarts(
-    cluster_factory: Any, docker_engine: DockerEngine, guest_image: str, tmp_path: Path
+    cluster_factory: Any, docker_engine: DockerEngine, guest_directory: Path, guest_image: str, tmp_path: Path
 ) -> None:
     cluster: ControlPlane = cluster_factory()
     agent = agents.Agent(
@@ -151,6 +157,7 @@ def test_node_survives_an_api_server_that_restarts(
         mint(cluster, "vz-weather", tmp_path / "credential"),
         name="vz-weather",
         docker_host=docker_engine.host,
+        guest=guest_directory,
     )
     agent.start()
     try:

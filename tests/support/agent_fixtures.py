@@ -42,16 +42,15 @@ def busybox_image(docker_engine: DockerEngine, registry: Registry) -> str:
 
 @pytest.fixture(scope="session")
 def node(
-    cluster: ControlPlane, docker_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory
+    cluster: ControlPlane,
+    docker_engine: DockerEngine,
+    guest_directory: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[agents.Agent]:
     """The session's node with the qemu driver, Ready."""
-    yield from _running_node(cluster, docker_engine, tmp_path_factory.mktemp("node"))
-
-
-def _running_node(cluster: ControlPlane, docker_engine: DockerEngine, directory: Path) -> Iterator[agents.Agent]:
-    name = f"vz-{uuid.uuid4().hex[:8]}"
+    name, directory = f"vz-{uuid.uuid4().hex[:8]}", tmp_path_factory.mktemp("node")
     credential = mint(cluster, name, directory / "credential")
-    agent = agents.Agent(directory, credential, name=name, docker_host=docker_engine.host)
+    agent = agents.Agent(directory, credential, name=name, docker_host=docker_engine.host, guest=guest_directory)
     agent.start()
     try:
         agent.wait_ready(cluster)

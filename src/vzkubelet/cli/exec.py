@@ -7,7 +7,7 @@ import click
 
 from vzkubelet.cli import flags
 
-VERB_SETTINGS = ("machine-driver", "guest-network", "cache-dir", "log-level")
+VERB_SETTINGS = ("machine-driver", "guest-network", "qemu-firmware", "cache-dir", "log-level")
 
 
 @click.command(

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from vzkubelet.cli import flags
+from vzkubelet.cli.exec import VERB_SETTINGS
 from vzkubelet.errors import InvalidInput
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", metavar="POD.yaml")
-@flags.some("machine-driver", "guest-network", "cache-dir", "log-level")
+@flags.some(*VERB_SETTINGS)
 @click.pass_context
 def run(ctx: click.Context, /, file: str, **_: str | None) -> int:
     """Run the pod in POD.yaml (- for stdin) on this machine and print its first container's log.

@@ -114,6 +114,8 @@ class MachineSettings:
     driver: DriverChoice
     network: GuestNetwork
     """How QEMU guests reach the world (Linux); the vz driver goes by `bridge_interface` alone."""
+    firmware: Path | None
+    """UEFI code of QEMU guests; None = what the system's package brings. Emulated guests boot faster with less."""
     bridge_interface: str | None
     """Host interface that guests are bridged to, which needs the vmnet entitlement on a Mac; None = NAT."""
 

@@ -96,7 +96,12 @@ class Parts:
         """Raises InvalidInput or Unsupported when the driver cannot run on this host."""
         self.root = root
         self.clock = SystemClock()
-        self.driver = selection.select(config.machines.driver, root.machines, guest_network=config.machines.network)
+        self.driver = selection.select(
+            config.machines.driver,
+            root.machines,
+            guest_network=config.machines.network,
+            firmware=config.machines.firmware,
+        )
         self.images = Library(config.cache_dir / "images", _platforms(self.driver.limits()))
         self.directories = PodDirectories(root.pods)
         self.machines = MachineRuntime(

@@ -76,6 +76,7 @@ def test_every_documented_flag_and_variable_reaches_its_setting() -> None:
             "bind-address": "::",
             "node-taint": "a.b/c=d:NoExecute,e:PreferNoSchedule",
             "guest-network": "user",
+            "qemu-firmware": "/firmware.fd",
             "log-format": "json",
             "max-pods": "4",
             "cpu": "7500m",
@@ -109,7 +110,7 @@ def test_every_documented_flag_and_variable_reaches_its_setting() -> None:
         authorized_cache_s=2,
         unauthorized_cache_s=3,
     )
-    assert settings.machines == config.MachineSettings(DriverChoice.QEMU, GuestNetwork.USER, "en0")
+    assert settings.machines == config.MachineSettings(DriverChoice.QEMU, GuestNetwork.USER, Path("/firmware.fd"), "en0")
     assert (settings.guests.ssh_user, settings.guests.ssh_password) == ("admin", "hunter2")
     assert settings.sidecars.docker_host == "tcp://127.0.0.1:2375"
     assert settings.logs == config.LogSettings(LogLevel.DEBUG, LogFormat.JSON)
@@ -268,7 +269,7 @@ def test_secrets_are_no_flags() -> None:
 def test_without_a_cluster_nothing_is_required() -> None:
     settings = config.load({}, {}, purpose=config.Purpose.STANDALONE, host=LINUX)
     assert settings.server.cert_file is None
-    assert settings.guests.ssh_user == ""
+    assert settings.guests.ssh_user == "root", "the login of the repository's own guest images"
 
 
 def test_synthetic_driver_needs_no_guest_login_but_still_a_serving_certificate() -> None:
