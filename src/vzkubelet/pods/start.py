@@ -105,11 +105,13 @@ class ContainerStart:
 
     def _mounts(self, container: api.Container) -> tuple[ports.ContainerMount, ...]:
         mounts = []
+        written = {volume.name for volume in self._pod.spec.volumes or [] if _is_written_by_node(volume)}
         for mount in container.volume_mounts or []:
             source = self._volumes[mount.name]
             if mount.sub_path:
                 source = _below(source, mount)
-            mounts.append(ports.ContainerMount(mount.name, source, mount.mount_path, mount.read_only))
+            read_only = mount.read_only or mount.name in written
+            mounts.append(ports.ContainerMount(mount.name, source, mount.mount_path, read_only))
         return tuple(mounts)
 
     def _failed(self, container: api.Container, attempt: int, exc: errors.Error) -> None:
@@ -153,6 +155,12 @@ async def _present(
         except errors.Error as exc:
             raise type(exc)(exc.message, reason=environment.CONFIG_ERROR) from exc
     return found
+
+
+def _is_written_by_node(volume: api.Volume) -> bool:
+    """The kubelet mounts what it writes itself read-only, whatever the mount says."""
+    sources = (volume.config_map, volume.secret, volume.projected, volume.downward_api)
+    return any(source is not None for source in sources)
 
 
 def _below(volume: Path, mount: api.VolumeMount) -> Path:

@@ -110,7 +110,8 @@ def test_every_documented_flag_and_variable_reaches_its_setting() -> None:
         authorized_cache_s=2,
         unauthorized_cache_s=3,
     )
-    assert settings.machines == config.MachineSettings(DriverChoice.QEMU, GuestNetwork.USER, Path("/firmware.fd"), "en0")
+    firmware = Path("/firmware.fd")
+    assert settings.machines == config.MachineSettings(DriverChoice.QEMU, GuestNetwork.USER, firmware, "en0")
     assert (settings.guests.ssh_user, settings.guests.ssh_password) == ("admin", "hunter2")
     assert settings.sidecars.docker_host == "tcp://127.0.0.1:2375"
     assert settings.logs == config.LogSettings(LogLevel.DEBUG, LogFormat.JSON)
