@@ -1,5 +1,7 @@
 """Pods and records for the tests of the pod rules."""
 
+from collections.abc import Mapping
+
 from vzkubelet.model import meta, timestamp
 from vzkubelet.model import pod as api
 from vzkubelet.podstate import record
@@ -27,9 +29,16 @@ def pod(
     return api.Pod(metadata=metadata, spec=spec)
 
 
-def known(of: api.Pod, ip: str = "10.0.0.2", volumes_ready: bool = True, **states: record.State) -> record.Pod:
+def known(
+    of: api.Pod,
+    ip: str = "10.0.0.2",
+    volumes_ready: bool = True,
+    states: Mapping[str, record.State] | None = None,
+    **named: record.State,
+) -> record.Pod:
+    given = {**(states or {}), **named}
     containers = tuple(
-        record.Container(c.name, c.image, state=states.get(c.name, record.Waiting())) for c in of.spec.containers
+        record.Container(c.name, c.image, state=given.get(c.name, record.Waiting())) for c in of.spec.containers
     )
     return record.Pod("ns", "p", "u-1", containers, start_time=NOW, ip=ip, volumes_ready=volumes_ready)
 
