@@ -348,7 +348,10 @@ async def test_nothing_of_a_lost_follower_stays_in_the_guest(ssh_system: SshSyst
     started = process("sleep", "3600")
     await ssh_guest.start(started)
     log = MemoryLog()
-    before = len(ssh_system.processes())
+    before = 1000
+    for _ in range(10):  # what earlier tests left is still ending
+        before = min(before, len(ssh_system.processes()))
+        await asyncio.sleep(0.1)
     for _ in range(3):
         following = spawn(ssh_guest.follow(started.id, log), name="follow")
         await asyncio.sleep(0.5)
@@ -358,7 +361,7 @@ async def test_nothing_of_a_lost_follower_stays_in_the_guest(ssh_system: SshSyst
     deadline = time.monotonic() + 5
     while len(ssh_system.processes()) > before and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
-    assert len(ssh_system.processes()) == before, ssh_system.processes()
+    assert len(ssh_system.processes()) <= before, ssh_system.processes()
     await ssh_guest.signal(started.id, signal.SIGKILL)
 
 

@@ -10,7 +10,7 @@ from vzkubelet.errors import Error, Unavailable, clip
 from vzkubelet.guests import launch
 from vzkubelet.guests.connections import Connections, Terminal
 from vzkubelet.guests.session import Session
-from vzkubelet.guests.shell import READ_LINE, one_line, quote
+from vzkubelet.guests.shell import READ_LINE, interpreted, one_line, quote
 from vzkubelet.guests.users import User, Users
 from vzkubelet.ports import ExecRequest, ExitStatus, GuestProcess, OutputStream, Streams, TerminalSize
 
@@ -48,7 +48,7 @@ class Command:
         stdin = streams.stdin()
         script = one_line(_announcing(token, program, "" if stdin else "</dev/null"))
         if user:
-            script = one_line("exec " + user.switch(READ_LINE.removeprefix("exec "))) + script
+            script = one_line("exec " + user.switch(interpreted(READ_LINE))) + script
         async with self._connections.session(READ_LINE) as session:
             await session.write(script)
             return await self._serve(_Run(session, program, token, streams, terminal=False), session, stdin)
@@ -60,7 +60,7 @@ class Command:
         read = 'IFS= read -r h <&3 && eval "$h"'
         script = one_line(_announcing(token, program, "3<&-"))
         if user:
-            script = one_line("exec " + user.switch(f"/bin/sh -c {quote(read)}")) + script
+            script = one_line("exec " + user.switch(interpreted(read))) + script
         name = f"exec-{token}"
         staged = await self._connections.run(_STAGE % (quote(script.decode("utf-8", "surrogateescape")), name, name))
         path = staged.stdout.rstrip("\n")
@@ -70,7 +70,7 @@ class Command:
         resizes = _Resizes(streams.resizes())
         try:
             terminal = Terminal(TERM, await resizes.first())
-            async with self._connections.session(f"exec /bin/sh -c {quote(opened)}", terminal) as session:
+            async with self._connections.session(opened, terminal) as session:
                 resizes.apply_to(session)
                 run = _Run(session, program, token, streams, terminal=True)
                 return await self._serve(run, session, streams.stdin())
@@ -165,7 +165,12 @@ class _Run:
         return self._session.status
 
     async def _await_start(self) -> None:
-        """Take the script's own line out of the output. Raises what the line says."""
+        """Take the script's own line out of the output. Raises what the line says.
+
+        Output of the other stream may overtake the line; it waits, because until the line has come a command whose peer
+        is gone cannot be killed.
+        """
+        overtaking: list[tuple[OutputStream, bytes]] = []
         watched = OutputStream.STDOUT if self._terminal else OutputStream.STDERR
         head = b""
         while b"\n" not in head:
@@ -175,7 +180,7 @@ class _Run:
             if chunk[0] is watched:
                 head += chunk[1]
             else:
-                await self._write(*chunk)
+                overtaking.append(chunk)
         line, _, rest = head.partition(b"\n")
         match line.split():
             case [self._token, b"run", pid]:
@@ -184,6 +189,8 @@ class _Run:
                 raise launch.failure(b" ".join(report).decode("utf-8", "replace"), self._program)
             case _:
                 raise Unavailable(f"the guest's shell said: {clip(head.decode('utf-8', 'replace'))}")
+        for chunk in overtaking:
+            await self._write(*chunk)
         if rest:
             await self._write(watched, rest)
 

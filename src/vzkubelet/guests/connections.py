@@ -10,7 +10,7 @@ import asyncssh
 
 from vzkubelet.errors import DeadlineExceeded, Unavailable, clip
 from vzkubelet.guests.session import Session
-from vzkubelet.guests.shell import READ_ALL, encode
+from vzkubelet.guests.shell import READ_ALL, encode, interpreted
 from vzkubelet.guests.ssh import WINDOW_BYTES, ConnectPolicy, Dialer
 from vzkubelet.ports import OutputStream, TerminalSize
 
@@ -55,6 +55,8 @@ class Connections:
 
     dialer: Dialer
     policy: ConnectPolicy
+    posix_login_shell: bool = False
+    """Whether the login shell may run our scripts itself."""
     _links: list[_Link] = field(default_factory=list)
     _dialling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _freed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -66,11 +68,12 @@ class Connections:
             self._links.append(_Link(await self.dialer.connect(deadline_s), self.policy.sessions_per_connection))
 
     @contextlib.asynccontextmanager
-    async def session(self, command: str, terminal: Terminal | None = None) -> AsyncIterator[Session]:
-        """A running session; on leaving, the channel is closed, whatever still runs at its other end.
+    async def session(self, script: str, terminal: Terminal | None = None) -> AsyncIterator[Session]:
+        """A session that runs the script in a POSIX shell; on leaving, the channel is closed, whatever still runs.
 
         Raises: Unavailable when the guest cannot be reached or refuses.
         """
+        command = script if self.posix_login_shell else f"exec {interpreted(script)}"
         link, session = await self._start(command, terminal)
         try:
             yield session

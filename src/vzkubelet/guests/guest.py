@@ -11,6 +11,7 @@ from vzkubelet.errors import Unavailable, Unsupported, clip
 from vzkubelet.guests import linux
 from vzkubelet.guests.command import Command
 from vzkubelet.guests.connections import Connections
+from vzkubelet.guests.shell import POSIX_SHELLS
 from vzkubelet.guests.ssh import ConnectPolicy, Dialer, Login
 from vzkubelet.guests.supervisor import Supervisor
 from vzkubelet.guests.users import Users
@@ -116,9 +117,11 @@ class SshGuests:
 
 async def _facts(connections: Connections) -> _Facts:
     """Ask once; the first session also proves that the guest takes sessions at all."""
-    reply = await connections.run("id;uname -s\n")
+    reply = await connections.run('id;echo "${SHELL##*/}";uname -s\n')
     found = _IDENTITY.match(reply.stdout)
     if found is None:
         raise Unavailable(f"guest {connections.dialer} has no POSIX shell for us: {clip(reply.stdout + reply.stderr)}")
     uid = int(found["uid"])
-    return _Facts(reply.stdout.split()[-1], uid, int(found["gid"]), found["name"] or str(uid))
+    shell, os = reply.stdout.splitlines()[-2:]
+    connections.posix_login_shell = shell in POSIX_SHELLS
+    return _Facts(os, uid, int(found["gid"]), found["name"] or str(uid))

@@ -10,12 +10,16 @@ from importlib import resources
 
 from vzkubelet.errors import InvalidInput
 
-READ_ALL = "exec /bin/sh -c 'eval \"$(cat)\"'"
-"""A session's command line: the script is all of stdin."""
+READ_ALL = 'eval "$(cat)"'
+"""A session's command: the script is all of stdin."""
 
-READ_LINE = "exec /bin/sh -c 'IFS= read -r h && eval \"$h\"'"
-"""A session's command line: the script is the first line of stdin, the rest belongs to what the script becomes. A shell
-reads byte by byte where it cannot seek, so it takes nothing that comes after the line."""
+READ_LINE = 'IFS= read -r h && eval "$h"'
+"""A session's command: the script is the first line of stdin, the rest belongs to what it becomes. A shell reads
+byte by byte where it cannot seek, so it takes nothing that comes after the line."""
+
+POSIX_SHELLS = frozenset({"sh", "ash", "dash", "bash"})
+"""Login shells that run our scripts themselves. Others (zsh splits no words, fish is no POSIX shell) start ``/bin/sh``,
+which makes every exec slower by the start of a shell."""
 
 _NEWLINE = "n=$(printf '\\n.');n=${n%.};"
 
@@ -25,6 +29,11 @@ def quote(text: str) -> str:
     if "\0" in text:
         raise InvalidInput("a NUL character cannot be part of a command, an environment variable or a path")
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+def interpreted(script: str) -> str:
+    """A command that runs the script in ``/bin/sh``, whatever shell is given the command."""
+    return f"/bin/sh -c {quote(script)}"
 
 
 def words(texts: Sequence[str]) -> str:

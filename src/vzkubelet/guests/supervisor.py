@@ -14,7 +14,7 @@ from vzkubelet.errors import InvalidInput, NotFound, Unavailable, clip
 from vzkubelet.guests import launch
 from vzkubelet.guests.connections import Connections
 from vzkubelet.guests.session import Session
-from vzkubelet.guests.shell import READ_ALL, READ_LINE, load, one_line, quote
+from vzkubelet.guests.shell import READ_ALL, READ_LINE, interpreted, load, one_line, quote
 from vzkubelet.guests.users import Users
 from vzkubelet.ports import ExitStatus, GuestProcess, OutputLog, OutputStream
 
@@ -60,7 +60,7 @@ class Supervisor:
         program = launch.Program(process.argv, process.env, process.working_dir or "/")
         spec = _SPEC + launch.script(program, _BECOME, announce="report", find_interpreter=True)
         user = await self._users.other(process.user)
-        inner = READ_ALL.removeprefix("exec ")
+        inner = interpreted(READ_ALL)
         command = user.switch(inner) if user else inner
         detached = "s=$(command -v setsid);exec $s " + command
         values = {
