@@ -73,6 +73,7 @@ class NodeStatus(Object, frozen=True):
     daemon_endpoints: NodeDaemonEndpoints = NodeDaemonEndpoints()
     node_info: NodeSystemInfo = NodeSystemInfo()
     images: list[ContainerImage] | None = None
+    declared_features: list[str] | None = None
 
 
 class Node(Object, frozen=True):

@@ -44,6 +44,11 @@ _OWNED_CONDITIONS = ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready")
 """In the order they are written: Ready last (kubernetes#16961)."""
 
 
+DECLARED_FEATURES = ("ExtendWebSocketsToKubelet",)
+"""Lets an API server from 1.36 on pass a client's WebSocket through to us. Where it translates to SPDY itself it closes
+towards a slow reader as soon as the command ends, and the client's next ping costs that reader what it has not read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """What a condition says, without its times."""
@@ -126,11 +131,15 @@ def compute(
             architecture=host.architecture,
         ),
         images=before.images,
+        declared_features=list(DECLARED_FEATURES),
     )
 
 
 def has_changed(before: NodeStatus, after: NodeStatus) -> bool:
-    """Whether anything but heartbeat times differs. Quantities are compared by value: the API server rewrites them."""
+    """Whether anything but heartbeat times differs. Quantities are compared by value: the API server rewrites them.
+
+    Declared features are not compared: an API server that does not know the field drops it each time.
+    """
     return _comparable(before) != _comparable(after)
 
 
