@@ -38,7 +38,7 @@ def test_exit_codes_and_large_streams(sleeper: Pods, cluster: ControlPlane) -> N
 
 @pytest.mark.timeout(240)
 def test_slow_reader_gets_every_byte(sleeper: Pods, cluster: ControlPlane) -> None:
-    size, received = 16_000_000, 0
+    size, received = 20_000_000, 0
     command = kubectl(cluster, sleeper, "exec", "s", "--", "head", "-c", str(size), "/dev/zero")
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
