@@ -7,10 +7,10 @@ crash tore, so that output continues at the exact byte.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from vzkubelet import errors
+from vzkubelet import aio, errors
 from vzkubelet.model.logs import LogEntry, LogOptions, OutputStream
 from vzkubelet.wire import log_lines
 
@@ -24,19 +24,15 @@ _appended: dict[Path, asyncio.Event] = {}
 class Writer:
     """`ports.OutputLog` on a file. Close it when the container has ended."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises Unavailable when the log cannot be opened."""
+    def __init__(self, path: Path, ledger: log_lines.Ledger) -> None:
+        """`ledger` was fed the whole file. Raises Unavailable when the log cannot be opened."""
         self._path = path
-        self._ledger = log_lines.Ledger()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
-            while block := os.read(self._descriptor, BLOCK_BYTES):
-                self._ledger.feed(block)
-            os.ftruncate(self._descriptor, self._ledger.complete_bytes)
+            self._descriptor = _opened(path)
+            os.ftruncate(self._descriptor, ledger.complete_bytes)
         except OSError as exc:
             raise errors.Unavailable(f"log {path} cannot be opened: {exc.strerror}") from exc
-        self._received = {stream: self._ledger.received_bytes(stream) for stream in OutputStream}
+        self._received = {stream: ledger.received_bytes(stream) for stream in OutputStream}
 
     def received_bytes(self, stream: OutputStream) -> int:
         return self._received[stream]
@@ -60,7 +56,36 @@ class Writer:
         wake(self._path)
 
 
-async def read(path: Path, options: LogOptions, has_ended: Callable[[], bool]) -> AsyncIterator[LogEntry]:
+async def writer(path: Path) -> Writer:
+    """A writer that goes on where the log ends. Raises Unavailable when the log cannot be opened."""
+    return Writer(path, await aio.run_blocking(_counted, path))  # what is counted may be gigabytes
+
+
+async def create(path: Path) -> None:
+    """An empty log where there is none yet, so that readers find it. Raises Unavailable."""
+    await aio.run_blocking(_counted, path, False)
+
+
+def _counted(path: Path, count: bool = True) -> log_lines.Ledger:
+    ledger = log_lines.Ledger()
+    try:
+        descriptor = _opened(path)
+        try:
+            while count and (block := os.read(descriptor, BLOCK_BYTES)):
+                ledger.feed(block)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        raise errors.Unavailable(f"log {path} cannot be opened: {exc.strerror}") from exc
+    return ledger
+
+
+def _opened(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o600)
+
+
+async def read(path: Path, options: LogOptions, has_ended: Callable[[], bool]) -> AsyncGenerator[LogEntry, None]:
     """Entries of a log by `tail_lines` and `since_ns`; with `follow` until the container has ended and all was read.
 
     Raises:

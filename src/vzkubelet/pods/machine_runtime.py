@@ -4,12 +4,14 @@ The container's process runs in the guest under its supervisor; the machine ends
 container is the machine itself: it runs until the guest powers off and its log is the console.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from vzkubelet import aio, errors, ports
+import msgspec
+
+from vzkubelet import aio, errors, files, ports
 from vzkubelet.model.identity import PodRef
 from vzkubelet.pods import container_log, machine_session
-from vzkubelet.pods.directory import read_json
 from vzkubelet.pods.machine_state import (
     MachineContainer,
     Phase,
@@ -93,32 +95,44 @@ class MachineRuntime:
         return state.observed()
 
     async def wait(self, pod: PodRef, name: str) -> ports.ContainerState:
-        state = self._state(pod, name)
-        if state.phase is not Phase.EXITED:
+        while (state := self._begun(pod, name)).phase is not Phase.EXITED:
             session = self._session(pod)
             session.adopt(state)
             await session.ended.wait()
-            state = self._state(pod, name)
         return state.observed()
 
     async def stop(self, pod: PodRef, name: str, grace_s: float) -> None:
-        state = self._state(pod, name)
+        state = self._begun(pod, name)
         if state.phase is Phase.RUNNING:
-            session = self._session(pod)
-            session.adopt(state)
-            await session.stop(grace_s)
+            await self._session(pod).stop(state, grace_s)
 
     async def remove(self, pod: PodRef, name: str) -> None:
+        session = await self._discarded(pod)
+        state = self._load(pod, name)
+        if state is not None and state.phase is Phase.RUNNING:
+            text = "the virtual machine was removed while it ran"
+            state = state.exited(machine_session.KILLED, 9, "Error", text, self._parts.clock.time())
+            await aio.run_blocking(
+                files.write_atomic, self._parts.directories.of(pod.uid).container_file(name), msgspec.json.encode(state)
+            )
+        if session is not None:
+            session.ended.set()
+
+    async def remove_pod(self, pod: PodRef) -> None:
+        session = await self._discarded(pod)
+        directory = self._parts.directories.of(pod.uid)
+        container_log.forget(directory.path)
+        await aio.run_blocking(directory.remove)
+        if session is not None:
+            session.ended.set()
+
+    async def _discarded(self, pod: PodRef) -> machine_session.Session | None:
+        """Remove the machine and forget its session, whose waiters the caller wakes."""
         session = self._sessions.pop(pod.uid, None)
         if session is not None:
             await session.close()
         await self._parts.driver.delete(pod.uid)
-
-    async def remove_pod(self, pod: PodRef) -> None:
-        await self.remove(pod, "")
-        directory = self._parts.directories.of(pod.uid)
-        container_log.forget(directory.path)
-        await aio.run_blocking(directory.remove)
+        return session
 
     async def pods(self) -> Sequence[str]:
         return await self._parts.driver.machines()
@@ -138,23 +152,29 @@ class MachineRuntime:
             guest = await self._session(pod).guest()
             feeding = aio.spawn(guest.write_stdin(state.process.id, chunks), name=f"stdin of {pod.key}")
         try:
-            async for entry in self.logs(pod, name, state.attempt, ports.LogOptions(follow=True, tail_lines=0)):
-                data = entry.data if entry.partial else entry.data + b"\n"
-                is_error = entry.stream is ports.OutputStream.STDERR and not tty
-                await (streams.write_stderr(data) if is_error else streams.write_stdout(data))
+            options = ports.LogOptions(follow=True, tail_lines=0)
+            async with contextlib.aclosing(self._entries(pod, name, state.attempt, options)) as entries:
+                async for entry in entries:
+                    data = entry.data if entry.partial else entry.data + b"\n"
+                    is_error = entry.stream is ports.OutputStream.STDERR and not tty
+                    await (streams.write_stderr(data) if is_error else streams.write_stdout(data))
         finally:
             await aio.cancel(feeding)
 
-    async def logs(
+    def logs(self, pod: PodRef, name: str, attempt: int, options: ports.LogOptions) -> AsyncIterator[ports.LogEntry]:
+        return self._entries(pod, name, attempt, options)
+
+    async def _entries(
         self, pod: PodRef, name: str, attempt: int, options: ports.LogOptions
-    ) -> AsyncIterator[ports.LogEntry]:
+    ) -> AsyncGenerator[ports.LogEntry, None]:
         def has_ended() -> bool:
             state = self._load(pod, name)
             return state is None or state.attempt != attempt or state.phase is not Phase.RUNNING
 
         path = self._parts.directories.of(pod.uid).log_file(name, attempt)
-        async for entry in container_log.read(path, options, has_ended):
-            yield entry
+        async with contextlib.aclosing(container_log.read(path, options, has_ended)) as entries:
+            async for entry in entries:
+                yield entry
 
     async def usage(self, pod: PodRef, name: str) -> ports.ContainerUsage:
         self._running(pod, name)
@@ -162,7 +182,7 @@ class MachineRuntime:
         return ports.ContainerUsage(used.cpu_ns, used.memory_bytes, used.disk_bytes, used.sampled_at)
 
     async def close(self) -> None:
-        for session in self._sessions.values():
+        for session in list(self._sessions.values()):
             await session.close()
         self._sessions.clear()
 
@@ -174,11 +194,11 @@ class MachineRuntime:
         return session
 
     def _load(self, pod: PodRef, name: str) -> MachineContainer | None:
-        return read_json(self._parts.directories.of(pod.uid).container_file(name), MachineContainer)
+        return machine_session.load(self._parts.directories.of(pod.uid).container_file(name))
 
-    def _state(self, pod: PodRef, name: str) -> MachineContainer:
+    def _begun(self, pod: PodRef, name: str) -> MachineContainer:
         state = self._load(pod, name)
-        if state is None:
+        if state is None or state.phase is Phase.PREPARING:
             raise errors.NotFound(f"container {name} of pod {pod} does not exist")
         return state
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ CONSOLE_POLL_S = 0.5
 STOP_NOTICE_S = 2.0
 """A guest that powers off drops its connection before its machine has ended: wait this long to tell the two apart."""
 LOG_RETRY_S = 5.0
+WATCH_RETRY_S = 5.0
 KILLED = 137
 CONSOLE_TAIL_BYTES = 300
 KEPT_LOGS = 2
@@ -55,15 +56,18 @@ class Session:
         self._guest_lock = asyncio.Lock()
         self._monitor: asyncio.Task[None] | None = None
         self._stop_asked = False
+        self._asking = asyncio.Lock()
+        self._was_asked = False
         self.ended = asyncio.Event()
 
     # --- From nothing to a running container ------------------------------------------------------------------------
 
     async def prepare(self, spec: ports.ContainerSpec, image: ports.MachineImage, machine: ports.MachineSpec) -> str:
         """A booted guest with its mounts, for this attempt; returns its address. Goes on where an earlier call was."""
-        path = self._directory.container_file(spec.name)
-        state = read_json(path, MachineContainer)
-        if state is None or state.attempt != spec.attempt or state.phase is Phase.EXITED:
+        state = load(self._directory.container_file(spec.name))
+        if state is not None and state.attempt == spec.attempt and state.phase is not Phase.PREPARING:
+            return state.address  # an earlier daemon started it and was killed before it could say so
+        if state is None or state.attempt != spec.attempt:
             await self._discard()
             state = MachineContainer(
                 spec.name,
@@ -118,7 +122,8 @@ class Session:
 
     async def _while_machine_runs(self, work: Coroutine[Any, Any, ports.GuestAddress]) -> ports.GuestAddress:
         working = aio.spawn(work, name=f"boot of {self._pod.key}", on_crash=lambda _: None)
-        stopped = aio.spawn(self._parts.driver.wait(self._pod.uid), name=f"stop in boot of {self._pod.key}")
+        waiting = self._parts.driver.wait(self._pod.uid)
+        stopped = aio.spawn(waiting, name=f"stop in boot of {self._pod.key}", on_crash=lambda _: None)
         try:
             await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
@@ -135,20 +140,22 @@ class Session:
 
     async def start(self, spec: ports.ContainerSpec, process: Process | None) -> MachineContainer:
         """Launch the process (or take the machine itself as the process) and watch over it."""
-        path = self._directory.container_file(spec.name)
-        state = read_json(path, MachineContainer)
+        state = load(self._directory.container_file(spec.name))
         assert state is not None, "prepare comes first"
-        if state.phase is Phase.RUNNING:
+        if state.phase is not Phase.PREPARING:
             self.adopt(state)
             return state
+        await container_log.create(Path(state.log))
         if process is not None:
             try:
                 guest = await self.guest()
                 with self._traced("process start"):
                     await guest.start(process.port())
             except errors.Error as exc:
-                reason = exc.reason if exc.reason == "StartError" else "RunContainerError"
-                raise type(exc)(exc.message, reason=reason) from exc
+                if exc.reason == "StartError":
+                    await self._discard()  # this attempt is over, and the next gets a machine of its own
+                    raise
+                raise type(exc)(exc.message, reason="RunContainerError") from exc
         state = msgspec.structs.replace(
             state, phase=Phase.RUNNING, process=process, started_at=self._parts.clock.time()
         )
@@ -162,8 +169,8 @@ class Session:
     # --- While it runs ------------------------------------------------------------------------------------------------
 
     def adopt(self, state: MachineContainer) -> None:
-        """Watch over a running container; calling it again does nothing."""
-        if self._monitor is None:
+        """Watch over a container if it runs; calling it again does nothing."""
+        if self._monitor is None and state.phase is Phase.RUNNING:
             self.ended.clear()
             self._monitor = aio.spawn(self._watch(state), name=f"watch {state.name} of {self._pod.key}")
 
@@ -179,24 +186,36 @@ class Session:
             return self._guest
 
     async def _watch(self, state: MachineContainer) -> None:
-        log = container_log.Writer(Path(state.log))
+        """Until the container has ended and its state file says how; what fails on the way is tried again."""
+        while True:
+            try:
+                # How it ended is on disk before the machine goes: a daemon that is killed in between has not lost it.
+                await self._save(await self._until_exit(state))
+                break
+            except errors.Error as exc:
+                _log.warning("container %s of pod %s is not watched, trying again: %s", state.name, self._pod.key, exc)
+            except Exception:  # noqa: BLE001 - a bug, which must not hide the container's end for ever
+                _log.exception("container %s of pod %s is not watched, trying again", state.name, self._pod.key)
+            await asyncio.sleep(WATCH_RETRY_S)
+        await self._switch_off()
+        container_log.wake(Path(state.log))
+        self.ended.set()
+
+    async def _until_exit(self, state: MachineContainer) -> MachineContainer:
+        log = await container_log.writer(Path(state.log))
         following = aio.spawn(self._follow(state, log), name=f"output of {self._pod.key}", on_crash=lambda _: None)
-        stopped = aio.spawn(self._parts.driver.wait(self._pod.uid), name=f"machine of {self._pod.key}")
+        waiting = self._parts.driver.wait(self._pod.uid)
+        stopped = aio.spawn(waiting, name=f"machine of {self._pod.key}", on_crash=lambda _: None)
         try:
             await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done() and state.process is None:
-                await following  # the console is a file on this host: read it to its end
+            if state.process is None and stopped.done():
+                await asyncio.wait({following})  # the console is a file on this host: it is read to its end
             if following.done() and following.exception() is not None:
                 await asyncio.wait({stopped}, timeout=STOP_NOTICE_S)
-            exited = self._outcome(state, following, stopped)
-            if not stopped.done():
-                await self._switch_off()
+            return self._outcome(state, following, stopped)
         finally:
             await aio.cancel(following, stopped)
             log.close()
-        await self._save(exited)
-        container_log.wake(Path(state.log))
-        self.ended.set()
 
     def _outcome(
         self,
@@ -211,6 +230,8 @@ class Session:
             return state.exited(status.code, status.signal, "Completed" if status.code == 0 else "Error", "", now)
         if not stopped.done():
             return state.exited(KILLED, 9, "Error", f"the guest was lost: {fault}", now)
+        if isinstance(stopped.exception(), errors.NotFound):
+            return state.exited(KILLED, 9, "ContainerStatusUnknown", "the virtual machine is gone", now)
         machine = stopped.result()
         finished_at = machine.stopped_at or now
         if machine.fault and not self._stop_asked:
@@ -222,13 +243,13 @@ class Session:
         return state.exited(KILLED, 9, "Error", "the guest powered off while the process was running", finished_at)
 
     async def _follow(self, state: MachineContainer, log: container_log.Writer) -> ports.ExitStatus | None:
-        if state.process is None:
-            await self._follow_console(log)
-            return None
         while True:
             try:
+                if state.process is None:
+                    await self._follow_console(log)
+                    return None
                 return await (await self.guest()).follow(state.process.id, log)
-            except errors.Exhausted as exc:  # the output waits in the guest until there is room for it
+            except errors.Exhausted as exc:  # the output waits where it is until there is room for it
                 _log.warning("log of pod %s: %s; trying again", self._pod.key, exc)
                 await asyncio.sleep(LOG_RETRY_S)
 
@@ -256,40 +277,42 @@ class Session:
                     await guest.exec(ports.ExecRequest(("sync",)), None, _Silent())
             except (TimeoutError, errors.Error) as exc:
                 _log.debug("guest of %s not synced: %s", self._pod.key, exc)
-        await self._parts.driver.kill(self._pod.uid)
+        try:
+            await self._parts.driver.kill(self._pod.uid)
+        except errors.Error as exc:
+            _log.warning("machine of pod %s is not switched off, it goes with its container: %s", self._pod.key, exc)
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
-    async def stop(self, grace_s: float) -> None:
+    async def stop(self, state: MachineContainer, grace_s: float) -> None:
         """Ask, wait at most `grace_s`, then switch off. Returns when the container has exited."""
         self._stop_asked = True
-        state = self._running_state()
+        self.adopt(state)
         asking = aio.spawn(self._ask(state), name=f"ask {self._pod.key} to stop")
         try:
             async with asyncio.timeout(grace_s):
                 await self.ended.wait()
         except TimeoutError:
-            await self._parts.driver.kill(self._pod.uid)
+            with suppress(errors.NotFound):  # the watch over it tells how a machine that is gone has ended
+                await self._parts.driver.kill(self._pod.uid)
             await self.ended.wait()
         finally:
             await aio.cancel(asking)
 
-    async def _ask(self, state: MachineContainer | None) -> None:
+    async def _ask(self, state: MachineContainer) -> None:
+        """Once, however many stops wait: a second SIGTERM means something else to many programs."""
         try:
-            if state is not None and state.process is not None:
-                await (await self.guest()).signal(state.process.id, 15)
-            else:
-                await self._parts.driver.power_off(self._pod.uid)
-                await (await self.guest()).shut_down()
+            async with self._asking:
+                if self._was_asked:
+                    return
+                if state.process is not None:
+                    await (await self.guest()).signal(state.process.id, 15)
+                else:
+                    await self._parts.driver.power_off(self._pod.uid)
+                    await (await self.guest()).shut_down()
+                self._was_asked = True
         except errors.Error as exc:
             _log.debug("guest of %s cannot be asked to stop: %s", self._pod.key, exc)
-
-    def _running_state(self) -> MachineContainer | None:
-        for name in files.children(self._directory.path / "containers"):
-            state = read_json(self._directory.path / "containers" / name, MachineContainer)
-            if state is not None and state.phase is Phase.RUNNING:
-                return state
-        return None
 
     async def close(self) -> None:
         """Let go: the machine runs on."""
@@ -303,7 +326,7 @@ class Session:
         """Forget the machine of an earlier attempt."""
         await self.close()
         await self._parts.driver.delete(self._pod.uid)
-        self._stop_asked = False
+        self._stop_asked = self._was_asked = False
         self.ended.clear()
 
     async def _save(self, state: MachineContainer) -> None:
@@ -314,6 +337,15 @@ class Session:
         for entry in files.children(self._directory.log_directory(name)):
             if int(Path(entry).stem) <= attempt - KEPT_LOGS:
                 (self._directory.log_directory(name) / entry).unlink(missing_ok=True)
+
+
+def load(path: Path) -> MachineContainer | None:
+    """What is known of a container. A damaged file is as good as none: the container counts as lost."""
+    try:
+        return read_json(path, MachineContainer)
+    except errors.Integrity as exc:
+        _log.error("state of a container is lost: %s", exc)
+        return None
 
 
 class _Silent:
