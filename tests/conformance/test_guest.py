@@ -4,33 +4,30 @@ Programs are those that a synthetic guest understands. What only a real system c
 `test_guest_process.py` and `test_guest_exec.py`.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import pytest_asyncio
 
 from tests.support.guest_fixtures import SYSTEMS, connect, fresh_id, make_system
 from tests.support.guest_streams import MemoryLog, MemoryStreams
+from tests.support.machine_worlds import SyntheticWorld, machine_image
+from vzkubelet.aio import spawn
 from vzkubelet.errors import NotFound
+from vzkubelet.machines.synthetic import SyntheticDriver
+from vzkubelet.machines.synthetic_guest import SyntheticGuests
 from vzkubelet.ports import ExecRequest, ExitStatus, Guest, GuestProcess
 
 Reconnect = Callable[[], Awaitable[Guest]]
 
-IMPLEMENTATIONS = SYSTEMS
-"""Names for `_implementation`; the synthetic machines add theirs."""
 
-
-@pytest_asyncio.fixture(params=IMPLEMENTATIONS)
-async def reconnect(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Reconnect]:
-    """Makes a new channel to one guest, as a restarted daemon does."""
+@asynccontextmanager
+async def ssh_channels(name: str, factory: pytest.TempPathFactory) -> AsyncIterator[Reconnect]:
+    system = make_system(name, factory)
+    system.start()
     async with AsyncExitStack() as stack:
-        system = make_system(request.param, tmp_path_factory)
-        system.start()
         stack.callback(system.stop)
 
         async def channel() -> Guest:
@@ -38,6 +35,37 @@ async def reconnect(
             stack.push_async_callback(guest.close)
             return guest
 
+        yield channel
+
+
+@asynccontextmanager
+async def synthetic_channels(factory: pytest.TempPathFactory) -> AsyncIterator[Reconnect]:
+    images = factory.mktemp("image")
+    for name in ("disk.img", "aux.img"):
+        (images / name).write_bytes(b"\0" * 4096)
+    world = SyntheticWorld(factory.mktemp("machines"), machine_image(images))
+    driver = await world.driver()
+    await driver.create(world.spec("uid-1"))
+    await driver.start("uid-1")
+
+    async def channel() -> Guest:
+        restarted = await world.driver()
+        assert isinstance(restarted, SyntheticDriver)
+        address = await restarted.address("uid-1")
+        return await SyntheticGuests(restarted).connect(address, restarted.host_key("uid-1"), 10.0)
+
+    yield channel
+    await world.end()
+
+
+@pytest_asyncio.fixture(params=[*SYSTEMS, "synthetic"])
+async def reconnect(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Reconnect]:
+    """Makes a new channel to one guest, as a restarted daemon does."""
+    name = request.param
+    channels = synthetic_channels(tmp_path_factory) if name == "synthetic" else ssh_channels(name, tmp_path_factory)
+    async with channels as channel:
         yield channel
 
 
@@ -90,7 +118,7 @@ async def test_a_new_channel_finds_the_process_of_an_earlier_one(reconnect: Reco
 async def test_a_signal_ends_the_process_with_128_and_its_number(guest: Guest, number: int) -> None:
     started = process("sleep", "30")
     await guest.start(started)
-    following = asyncio.ensure_future(guest.follow(started.id, MemoryLog()))  # noqa: TID251 - the test's own task
+    following = spawn(guest.follow(started.id, MemoryLog()), name="follow")
     await guest.signal(started.id, number)
     assert await following == ExitStatus(128 + number, number)
 

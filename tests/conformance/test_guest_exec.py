@@ -89,7 +89,7 @@ async def test_what_cannot_be_executed_is_an_error_and_no_output(
 async def test_stdin_ends_with_its_chunks_and_outputs_stay_apart(ssh_guest: SshGuest) -> None:
     streams = MemoryStreams([b"one\n", b"two\n"])
     status = await ssh_guest.exec(request("sh", "-c", "cat; echo err >&2; exit 3"), beside(), streams)
-    assert (status, streams.stdout, streams.stderr) == (ExitStatus(3), b"one\ntwo\n", b"err\n")
+    assert (status, bytes(streams.stdout), bytes(streams.stderr)) == (ExitStatus(3), b"one\ntwo\n", b"err\n")
 
 
 async def test_without_stdin_the_command_reads_nothing(ssh_guest: SshGuest) -> None:
