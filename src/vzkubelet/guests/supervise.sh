@@ -29,7 +29,14 @@ fi
 	trap - HUP INT QUIT TERM
 	exec 5>&- 9>&- <spec 2>launch.err
 	rm -f spec
-	@LAUNCH@
+	set -- @COMMAND@
+	# A process group of its own, so that signals reach the process and its children and nobody else (macOS: perl).
+	if command -v setsid >/dev/null; then
+		exec setsid "$@"
+	elif command -v perl >/dev/null; then
+		exec perl -e 'setpgrp(0, 0); exec @ARGV' "$@"
+	fi
+	exec "$@"
 )
 code=$?
 

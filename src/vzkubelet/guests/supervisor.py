@@ -62,10 +62,9 @@ class Supervisor:
         user = await self._users.other(process.user)
         inner = interpreted(READ_ALL)
         command = user.switch(inner) if user else inner
-        detached = "s=$(command -v setsid);exec $s " + command
         values = {
             "id": _checked(process.id),
-            "supervise": load("supervise.sh").replace("@LAUNCH@", detached),
+            "supervise": load("supervise.sh").replace("@COMMAND@", command),
             "spec": spec,
             "stdin": "1" if process.stdin else "",
             "owner": user.owner if user else "",
