@@ -47,7 +47,7 @@ def measure(world: World, pod: str, directory: Path, rounds: int) -> ExecRoundTr
                 way()
                 spent[name].append(time.monotonic() - began)
     spreads = {name: Spread.of(values) for name, values in spent.items()}
-    return ExecRoundTrip(spreads, {f"{a} : {b}": ratio(spreads[a], spreads[b]) for a, b in RATIOS})
+    return ExecRoundTrip(spreads, {f"{a} : {b}": ratio(spent[a], spent[b]) for a, b in RATIOS})
 
 
 def _kubectl(world: World, *arguments: str) -> None:

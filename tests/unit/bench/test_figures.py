@@ -37,8 +37,13 @@ def test_a_spread_counts_its_values_and_ignores_their_order() -> None:
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(p50_s=2.0, p95_s=3.0, count=3)
 
 
-def test_a_ratio_divides_the_first_median_by_the_second() -> None:
-    assert figures.ratio(Spread.of([0.3]), Spread.of([0.2])) == 1.5
+def test_a_ratio_compares_round_by_round_so_that_a_busy_round_weighs_once() -> None:
+    assert figures.ratio([0.3, 9.0, 0.6], [0.2, 6.0, 0.5]) == 1.5
+
+
+def test_a_ratio_needs_as_many_values_of_each() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        figures.ratio([0.3, 0.3], [0.2])
 
 
 def test_a_table_aligns_text_left_and_figures_right() -> None:
