@@ -8,6 +8,10 @@ import msgspec
 from vzkubelet import ports
 
 
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""As Docker and containerd set it where neither image nor pod does."""
+
+
 class Phase(StrEnum):
     PREPARING = "preparing"
     """The machine is being made; its start goes on after a restart of the daemon."""
@@ -92,8 +96,8 @@ def combined_argv(spec: ports.ContainerSpec, defaults: ports.ImageDefaults) -> t
 
 
 def combined_env(spec: ports.ContainerSpec, defaults: ports.ImageDefaults) -> tuple[tuple[str, str], ...]:
-    """The image's environment, overridden by name by the pod's, and HOSTNAME as every runtime sets it."""
-    merged = {"HOSTNAME": spec.hostname} if spec.hostname else {}
+    """The image's environment, overridden by name by the pod's, with PATH and HOSTNAME as every runtime sets them."""
+    merged = {"PATH": DEFAULT_PATH, **({"HOSTNAME": spec.hostname} if spec.hostname else {})}
     merged.update(defaults.env)
     merged.update(spec.env)
     return tuple(merged.items())
