@@ -238,12 +238,18 @@ async def test_orphans_go_where_no_docker_engine_is(node: Node) -> None:
 
 async def test_pod_that_comes_while_orphans_are_looked_up_is_none(node: Node) -> None:
     """The look-up may wait for Docker; a pod that came meanwhile owns a machine and is not in the list."""
-    node.sidecars.lookup.hold()
+    answered = asyncio.Event()
+
+    async def late() -> list[str]:
+        await answered.wait()
+        return [UID]
+
+    node.sidecars.pods = late  # type: ignore[method-assign]
     removing = aio.spawn(node.supervisor.remove_orphans(set()), name="orphans")
     node.machines.place.hold()
     node.bind(pod())
     await node.machines.place.reached.wait()
-    node.sidecars.lookup.release()
+    answered.set()
     await removing
     assert node.directories.of(UID).path.exists()
     assert node.volumes.owners == {UID}
