@@ -23,7 +23,7 @@ async def test_exec_returns_the_exit_code(served: Served, code: int):
     async with served.client(*SHELL, f"echo out; echo err >&2; exit {code}", output=True, error=True) as client:
         await client.open("error", "stdout", "stderr")
         assert exit_code(await client.outcome()) == code
-        assert (client.received["stdout"], client.received["stderr"]) == (b"out\n", b"err\n")
+        assert (bytes(client.received["stdout"]), bytes(client.received["stderr"])) == (b"out\n", b"err\n")
         await client.leave()
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -35,7 +34,7 @@ ROUTES = {
 
 
 @pytest.fixture
-def nobody(server_pki: Pki) -> Iterator[KeyPair]:
+def nobody(server_pki: Pki) -> KeyPair:
     return server_pki.issue_client("nobody", "nobody", ["people"])
 
 

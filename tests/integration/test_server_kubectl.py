@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -66,7 +67,7 @@ class Node:
             "HOME": str(self.cluster.directory),
             "KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false" if way == "spdy" else "true",
         }
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), asyncio.subprocess.PIPE) | options
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), asyncio.subprocess.PIPE) | options
         return await asyncio.create_subprocess_exec(
             self.cluster.kubectl, "-n", self.namespace, *arguments, env=environment, **pipes
         )
@@ -117,7 +118,7 @@ def create_pod(api: ApiClient, namespace: str, node: str) -> Pod:
     uid = api.create(f"/api/v1/namespaces/{namespace}/pods", {"metadata": {"name": "pod"}, "spec": spec})["metadata"][
         "uid"
     ]
-    running = [
+    running: list[dict[str, object]] = [
         {"name": container["name"], "state": {"running": {}}, "ready": True, "image": "none", "imageID": "",
          "restartCount": 0, "containerID": "test://1"}
         for container in containers

@@ -124,10 +124,10 @@ async def _run(argv: Sequence[str], streams: Streams) -> ExitStatus:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         await aio.cancel(feeder, *pumps)
-        for transport in transports:
-            if isinstance(transport, asyncio.WriteTransport) and not transport.is_closing():
-                transport.abort()
-            transport.close()
+        for opened in transports:
+            if isinstance(opened, asyncio.WriteTransport) and not opened.is_closing():
+                opened.abort()
+            opened.close()
 
 
 async def _copy_out(reader: asyncio.StreamReader, write: Callable[[bytes], Awaitable[None]]) -> None:
@@ -175,7 +175,7 @@ def _take_terminal() -> None:
 async def _read_terminal(master: int) -> bytes:
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
-    loop.add_reader(master, lambda: readable.done() or readable.set_result(None))
+    loop.add_reader(master, lambda: None if readable.done() else readable.set_result(None))
     try:
         await readable
         return os.read(master, CHUNK_BYTES)

@@ -72,7 +72,8 @@ class Served:
         return exec_client.client_tls(self.files.ca.certificate, identity or self.files.kubelet_client)
 
     def client(self, *command: str, **flags: bool) -> contextlib.AbstractAsyncContextManager[ExecClient]:
-        return ExecClient.connect(self.port, self.tls(), exec_path(command, **(flags or {"output": True})))
+        asked: dict[str, Any] = dict(flags) or {"output": True}
+        return ExecClient.connect(self.port, self.tls(), exec_path(command, **asked))
 
     async def get(self, path: str, tls: ssl.SSLContext | None = None, **headers: str) -> tuple[int, str]:
         async with (

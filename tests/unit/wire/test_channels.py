@@ -125,7 +125,7 @@ def test_a_session_ends_with_the_outcome_and_close_1000():
     session.finish(remote_command.Exited(3))
     session.write_stdout(b"late")
     outputs: dict[int, bytes] = {}
-    codes = []
+    codes: list[int] = []
     for frame in received(session.data_to_send()):
         match frame:
             case frames.MessagePiece(data):

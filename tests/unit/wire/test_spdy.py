@@ -324,7 +324,7 @@ def test_arbitrary_control_frames_end_defined(kind: int, flags: int, payload: by
 @given(
     st.dictionaries(
         st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20).map(str.lower),
-        st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=50),
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=50),
         max_size=10,
     ).filter(lambda headers: not headers.keys() & spdy_headers.FORBIDDEN_NAMES)
 )
