@@ -122,7 +122,8 @@ class QemuWorld(MachineWorld):
         self.network = network
 
     def _make(self) -> MachineDriver:
-        return qemu_driver(self.root, guest_network=self.network)
+        firmware = self.image.disk.parent / "firmware.fd"  # beside the disk, as the guest image tool writes it
+        return qemu_driver(self.root, guest_network=self.network, firmware=firmware)
 
     async def _tear_down(self, driver: MachineDriver) -> None:
         assert isinstance(driver, QemuDriver)
