@@ -37,15 +37,18 @@ def test_command_and_args_combine_with_the_images(
     assert combined_argv(spec(command=command, args=args), defaults) == expected
 
 
-def test_the_pods_environment_wins_over_the_images() -> None:
-    defaults = ImageDefaults(env=(("PATH", "/bin"), ("A", "image")))
+def test_the_pods_environment_wins_over_the_images_and_both_over_the_runtimes() -> None:
+    defaults = ImageDefaults(env=(("PATH", "/bin"), ("A", "image"), ("C", "3")))
     merged = combined_env(spec(env=(("A", "pod"), ("B", "2")), hostname="h"), defaults)
-    assert merged == (("HOSTNAME", "h"), ("PATH", "/bin"), ("A", "pod"), ("B", "2"))
+    assert dict(merged) == {"HOSTNAME": "h", "PATH": "/bin", "A": "pod", "B": "2", "C": "3"}
+    assert len(merged) == 5
 
 
 def test_host_name_may_be_overridden_and_may_be_absent() -> None:
-    assert combined_env(spec(env=(("HOSTNAME", "own"),), hostname="h"), ImageDefaults()) == (("HOSTNAME", "own"),)
-    assert combined_env(spec(), ImageDefaults()) == ()
+    own = dict(combined_env(spec(env=(("HOSTNAME", "own"),), hostname="h"), ImageDefaults()))
+    assert own["HOSTNAME"] == "own"
+    assert "/usr/bin" in own["PATH"].split(":")
+    assert "HOSTNAME" not in dict(combined_env(spec(), ImageDefaults()))
 
 
 def test_container_ids_tell_attempts_apart_and_nothing_else() -> None:
