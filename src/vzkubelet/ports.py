@@ -333,7 +333,8 @@ class Guest(Protocol):
     - `follow` copies output from where the log ends (`OutputLog.received_bytes`) until the process has ended and all
       its output is in the log, then returns how it ended. It survives lost connections. Raises Unavailable only when
       the guest stays unreachable for `lost_after_s` of the guest's connect policy.
-    - `signal` reaches the process (and its group), not the supervisor; NotFound when it has ended.
+    - `signal` reaches the process alone, as a runtime's stop does: its children's signals are its own affair. SIGKILL
+      ends its whole group. Never the supervisor; NotFound when the process has ended.
     - `exec` runs beside it with the given environment, directory and user. Back pressure holds from end to end.
       The session ends when the command ended, even if it left children that hold its output open.
     """

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import signal
 from collections.abc import AsyncIterator, Callable
 
 from vzkubelet.errors import InvalidInput, NotFound, Unavailable, clip
@@ -38,8 +39,12 @@ umask 022
 _SIGNAL = """%s || { echo absent; exit; }
 [ -e exit ] && { echo ended; exit; }
 read -r word pid <report && [ "$word" = run ] || { echo ended; exit; }
-kill -%d -"$pid" 2>/dev/null || kill -%d "$pid" 2>/dev/null || echo ended
+%s
 """
+_KILL = 'kill -9 -"$pid" 2>/dev/null || kill -9 "$pid" 2>/dev/null || echo ended'
+"""All that the process started goes with it, as with a container."""
+_TELL = 'kill -%d "$pid" 2>/dev/null || echo ended'
+"""The process alone: a shell would report children that a signal to the group killed, in the container's log."""
 
 _RETRY_S = 0.25
 
@@ -127,7 +132,8 @@ class Supervisor:
 
     async def signal(self, process_id: str, number: int) -> None:
         """As `Guest.signal`."""
-        reply = await self._connections.run(f"id={quote(_checked(process_id))}\n" + _SIGNAL % (_PLACE, number, number))
+        send = _KILL if number == signal.SIGKILL else _TELL % number
+        reply = await self._connections.run(f"id={quote(_checked(process_id))}\n" + _SIGNAL % (_PLACE, send))
         if reply.stdout:
             raise NotFound(f"process {process_id} has ended" if "ended" in reply.stdout else f"no process {process_id}")
 
