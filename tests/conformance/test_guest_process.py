@@ -265,7 +265,8 @@ async def test_children_that_hold_the_output_do_not_hold_the_end(ssh_guest: SshG
 
 
 async def test_a_signal_reaches_the_program_alone_and_adds_nothing_to_its_log(ssh_guest: SshGuest) -> None:
-    script = "trap 'echo caught; exit 3' TERM; sh -c 'trap : TERM; sleep 1; echo told >&2' & echo up; while :; do sleep 0.2; done"
+    child = "trap 'echo told' TERM; sleep 1"
+    script = f"trap 'echo caught; exit 3' TERM; ({child}) & echo up; while :; do sleep 0.2; done"
     started = process("sh", "-c", script)
     await ssh_guest.start(started)
     log = MemoryLog()
