@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,9 @@ STAGING_PREFIX = ".staging-"
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace `path` by a file with these bytes; a reader sees the old content or the new one, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    staged = path.with_name(f"{STAGING_PREFIX}{os.getpid()}-{path.name}")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    # One name per call: a thread whose task was cancelled may still be writing the same file.
+    staged = path.with_name(f"{STAGING_PREFIX}{secrets.token_hex(4)}-{path.name}")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

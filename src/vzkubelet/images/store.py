@@ -21,7 +21,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import secrets
 import shutil
 import urllib.parse
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from typing import TypeVar
 import msgspec
 
 from vzkubelet.errors import Error, Exhausted, Unavailable
+from vzkubelet.files import sync_directory, write_atomic
 from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord
 from vzkubelet.model.reference import Reference
 
@@ -107,7 +107,7 @@ class Store:
         self._content.mkdir(parents=True, exist_ok=True)
         staging.data.chmod(0o444)
         staging.data.replace(self.content_path(digest))
-        _sync_directory(self._content)
+        sync_directory(self._content)
         staging.discard()
 
     # --- Images
@@ -123,9 +123,9 @@ class Store:
         """Make an image visible whose content is there."""
         directory = self._manifests / _hex(record.manifest_digest)
         directory.mkdir(parents=True, exist_ok=True)
-        _sync_directory(directory.parent)
-        _write_atomically(directory / "manifest.json", manifest)
-        _write_atomically(directory / "image.json", msgspec.json.format(msgspec.json.encode(record)))
+        sync_directory(directory.parent)
+        write_atomic(directory / "manifest.json", manifest, 0o644)
+        write_atomic(directory / "image.json", msgspec.json.format(msgspec.json.encode(record)), 0o644)
 
     def images(self) -> Iterator[ImageRecord]:
         """All images, also those that no reference points to any more."""
@@ -157,12 +157,12 @@ class Store:
 
     def commit_reference(self, target: Reference, record: ReferenceRecord) -> None:
         self._references.mkdir(parents=True, exist_ok=True)
-        _write_atomically(self._reference_path(target), msgspec.json.format(msgspec.json.encode(record)))
+        write_atomic(self._reference_path(target), msgspec.json.format(msgspec.json.encode(record)), 0o644)
 
     def remove_reference(self, record: ReferenceRecord) -> None:
         path = self._reference_file(record.reference)
         path.unlink(missing_ok=True)
-        _sync_directory(self._references)
+        sync_directory(self._references)
 
     def _reference_path(self, target: Reference) -> Path:
         return self._reference_file(str(target))
@@ -268,26 +268,3 @@ def _read(path: Path, type_: type[T]) -> T | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         _log.warning("ignoring %s, the image will be pulled again: %s", path, exc)
         return None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
