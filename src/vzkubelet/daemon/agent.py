@@ -175,7 +175,7 @@ def _pod_reflector(
             case Deleted(pod):
                 supervisor.gone(pod.metadata.uid)
             case Synced():
-                uids = list(reflector.objects)
+                uids = [*reflector.objects, *reflector.undecodable]
                 orphans.append(aio.spawn(supervisor.synced(uids), name="orphans"))
                 closing.push_async_callback(aio.cancel, orphans[-1])
 

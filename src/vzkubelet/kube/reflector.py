@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -124,6 +124,11 @@ class Reflector(Generic[O]):
         """What is known, by UID."""
         return self._objects
 
+    @property
+    def undecodable(self) -> Set[str]:
+        """UIDs of what the API server holds and nobody here can read: unknown is not gone."""
+        return self._undecodable
+
     async def run(self) -> None:
         """For ever: list where there is no position, watch, wait where that failed."""
         while True:
@@ -166,6 +171,7 @@ class Reflector(Generic[O]):
         for decoded in listed.values():
             if decoded is not None:
                 self._keep(decoded)
+        self._undecodable &= listed.keys()
         self._position = answer.metadata.resource_version
         self._on_delta(Synced())
 
@@ -197,6 +203,7 @@ class Reflector(Generic[O]):
                     self._keep(decoded)
             case "DELETED":
                 uid, decoded = self._decode(event.object)
+                self._undecodable.discard(uid)
                 known = self._objects.pop(uid, None)
                 last = decoded if decoded is not None else known
                 if known is not None and last is not None:

@@ -218,6 +218,22 @@ async def test_one_unreadable_pod_stops_no_other_and_is_not_taken_for_deleted(
     assert [r.levelname for r in caplog.records if "cannot be read" in r.message] == ["ERROR"]
 
 
+async def test_unreadable_pods_are_known_to_exist_until_they_are_gone() -> None:
+    """After a restart of the agent nothing else keeps their machines from being removed as orphans."""
+    bad, worse = ({**pod(name, 5), "spec": {"containers": 7}} for name in ("bad", "worse"))
+    run = Run(
+        listed(7, bad, worse, pod("a", 5)),
+        watch(5.0, event("DELETED", bad), BROKEN),
+        failure(410, "Expired"),
+        listed(10, pod("a", 5)),
+    )
+    await run.until(lambda: run.deltas == [("Added", "a@5"), ("Synced", "")])
+    assert run.reflector.undecodable == {"uid-bad", "uid-worse"}
+    await run.until(lambda: run.reflector.undecodable == {"uid-worse"})
+    await run.until(lambda: run.deltas.count(("Synced", "")) == 2)
+    assert run.reflector.undecodable == set()
+
+
 async def test_a_silent_connection_is_given_up_and_made_again() -> None:
     run = Run(listed(7), watch(FOREVER))
     began = asyncio.get_running_loop().time()
