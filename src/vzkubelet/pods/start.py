@@ -91,7 +91,7 @@ class ContainerStart:
             args=environment.expand_all(container.args or None, variables),
             env=variables,
             working_dir=container.working_dir,
-            user=_user(self._pod.spec, container),
+            user=_user(self._pod, container),
             hostname=self._pod.spec.hostname or self._pod.metadata.name,
             stdin=container.stdin,
             stdin_once=container.stdin_once,
@@ -108,6 +108,9 @@ class ContainerStart:
         written = {volume.name for volume in self._pod.spec.volumes or [] if _is_written_by_node(volume)}
         for mount in container.volume_mounts or []:
             source = self._volumes[mount.name]
+            if mount.sub_path_expr:
+                text = f'subPathExpr of volume "{mount.name}" is not supported by this node: use subPath'
+                raise errors.Unsupported(text, reason=environment.CONFIG_ERROR)
             if mount.sub_path:
                 source = _below(source, mount)
             read_only = mount.read_only or mount.name in written
@@ -177,9 +180,15 @@ def _below(volume: Path, mount: api.VolumeMount) -> Path:
     return source
 
 
-def _user(spec: api.PodSpec, container: api.Container) -> str:
-    own, shared = container.security_context, spec.security_context
+def _user(pod: api.Pod, container: api.Container) -> str:
+    own, shared = container.security_context, pod.spec.security_context
     user = own.run_as_user if own and own.run_as_user is not None else shared.run_as_user if shared else None
+    non_root = own.run_as_non_root if own and own.run_as_non_root is not None else shared and shared.run_as_non_root
+    if non_root and not user:
+        # What user the image names may be root by another name, so only a number is believed.
+        where = f"(pod: {pod.key}, container: {container.name})"
+        text = f"container has runAsNonRoot and may run as root: set runAsUser to a number above 0 {where}"
+        raise errors.InvalidInput(text, reason=environment.CONFIG_ERROR)
     group = own.run_as_group if own and own.run_as_group is not None else shared.run_as_group if shared else None
     if user is None:
         return "" if group is None else f"0:{group}"

@@ -219,3 +219,36 @@ async def test_event_that_comes_with_a_time_out_is_not_dropped(node: Node) -> No
     assert asked.known.container("vm").state == record.Running(EPOCH)
     assert "vm" in asked._waiting
     await aio.cancel(*asked._waiting.values())
+
+
+def _secured(changed: api.Pod, **container: object) -> api.Pod:
+    [vm] = changed.spec.containers
+    spec = msgspec.structs.replace(changed.spec, containers=[msgspec.structs.replace(vm, **container)])
+    return msgspec.structs.replace(changed, spec=spec)
+
+
+async def test_run_as_non_root_without_a_number_starts_nothing(node: Node) -> None:
+    """A user's name in an image may be another name of root."""
+    node.bind(_secured(pod(), security_context=api.SecurityContext(run_as_non_root=True)))
+    await node.until(lambda: "Failed" in node.recorder.reasons() and len(node.statuses()) == 1)
+    waiting = node.statuses()[0].state.waiting
+    assert waiting is not None
+    assert waiting.reason == "CreateContainerConfigError"
+    assert waiting.message.startswith("container has runAsNonRoot and may run as root")
+    assert (UID, "vm") not in node.machines.held
+
+
+async def test_run_as_non_root_with_a_user_runs(node: Node) -> None:
+    node.bind(_secured(pod(), security_context=api.SecurityContext(run_as_non_root=True, run_as_user=1000)))
+    await node.running()
+
+
+async def test_sub_path_expression_is_refused_and_not_taken_for_the_whole_volume(node: Node) -> None:
+    bound = _secured(pod(), volume_mounts=[api.VolumeMount("v", "/v", sub_path_expr="$(NAME)")])
+    spec = msgspec.structs.replace(bound.spec, volumes=[api.Volume(name="v", empty_dir=api.EmptyDirVolumeSource())])
+    node.bind(msgspec.structs.replace(bound, spec=spec))
+    await node.until(lambda: "Failed" in node.recorder.reasons() and len(node.statuses()) == 1)
+    waiting = node.statuses()[0].state.waiting
+    assert waiting is not None
+    assert waiting.reason == "CreateContainerConfigError"
+    assert (UID, "vm") not in node.machines.held
