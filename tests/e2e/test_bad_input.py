@@ -70,14 +70,15 @@ def test_wrong_and_right_credentials(pods: Pods, guest_directory: Any, registry_
         }
 
     pods.apply(
-        secret("wrong", "wrong"),
+        secret("wrong", "hush-hush"),
         secret("right", "right"),
         with_image(pods, "denied", image, imagePullSecrets=[{"name": "wrong"}]),
         with_image(pods, "allowed", image, imagePullSecrets=[{"name": "right"}]),
     )
     pods.wait_phase("allowed", "Succeeded")
     message = wait_for_reason(pods, "denied", "ErrImagePull", "ImagePullBackOff")
-    assert "right" not in message
+    told = [message, *(text for _, _, text in pods.events("denied"))]
+    assert not any("hush" in text or base64.b64encode(b"user:hush-hush").decode() in text for text in told)
     assert any(word in message.lower() for word in ("unauthorized", "credential", "authentication", "login"))
 
 
