@@ -223,15 +223,19 @@ async def test_unreadable_pods_are_known_to_exist_until_they_are_gone() -> None:
     bad, worse = ({**pod(name, 5), "spec": {"containers": 7}} for name in ("bad", "worse"))
     run = Run(
         listed(7, bad, worse, pod("a", 5)),
-        watch(5.0, event("DELETED", bad), BROKEN),
+        watch(5.0, event("DELETED", bad), event("ADDED", pod("b", 9)), 5.0, BROKEN),
         failure(410, "Expired"),
-        listed(10, pod("a", 5)),
+        listed(10, pod("a", 5), pod("b", 9)),
     )
-    await run.until(lambda: run.deltas == [("Added", "a@5"), ("Synced", "")])
-    assert run.reflector.undecodable == {"uid-bad", "uid-worse"}
-    await run.until(lambda: run.reflector.undecodable == {"uid-worse"})
-    await run.until(lambda: run.deltas.count(("Synced", "")) == 2)
-    assert run.reflector.undecodable == set()
+    known: dict[int, set[str]] = {}
+
+    def relisted() -> bool:
+        known[len(run.deltas)] = set(run.reflector.undecodable)
+        return run.deltas.count(("Synced", "")) == 2
+
+    await run.until(relisted)
+    assert run.deltas == [("Added", "a@5"), ("Synced", ""), ("Added", "b@9"), ("Synced", "")]
+    assert [known[count] for count in (2, 3, 4)] == [{"uid-bad", "uid-worse"}, {"uid-worse"}, set()]
 
 
 async def test_a_silent_connection_is_given_up_and_made_again() -> None:
