@@ -69,7 +69,10 @@ class StateRoot:
                 raise errors.AlreadyExists(f"{self.path} is in use by process {self.holder() or 'unknown'}") from exc
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-            yield
+            try:
+                yield
+            finally:
+                os.ftruncate(descriptor, 0)  # a pid that is written down is that of a holder
         finally:
             os.close(descriptor)
 

@@ -6,12 +6,12 @@ verbs read it, reach the guest through it, or ask that process to stop.
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -22,13 +22,14 @@ from vzkubelet.model import pod as api
 from vzkubelet.model import timestamp
 from vzkubelet.model.identity import PodRef
 from vzkubelet.pods import local
+from vzkubelet.pods.directory import PodDirectory
 from vzkubelet.pods.manifest import Manifest
 from vzkubelet.pods.supervisor import Supervisor
 from vzkubelet.pods.world import NodeFacts
 from vzkubelet.podstate import admission, phase, record, restart
 from vzkubelet.wire import log_lines
 
-T = TypeVar("T")
+_log = logging.getLogger(__name__)
 STOP_POLL_S = 0.1
 NOT_RUN_EXIT_CODE = 1
 
@@ -48,17 +49,15 @@ def local_pods(cache_dir: Path) -> list[LocalPod]:
     for name in files.children(cache_dir / "standalone"):
         root = StateRoot(cache_dir / "standalone" / name)
         for uid in files.children(root.pods):
-            directory = root.pods / uid
-            pod = _decoded(directory / "pod.json", api.Pod)
-            known = _decoded(directory / "record.json", record.Pod)
+            directory = PodDirectory(root.pods / uid)
+            try:
+                pod, known = directory.load_pod(), directory.load_record()
+            except errors.Integrity as exc:
+                _log.warning("pod %s is left out: %s", name, exc)
+                continue
             if pod is not None and known is not None:
                 found.append(LocalPod(root, pod, known))
     return found
-
-
-def _decoded(path: Path, type_: type[T]) -> T | None:
-    data = files.read_if_present(path)
-    return None if data is None else msgspec.json.decode(data, type=type_)
 
 
 def local_pod(cache_dir: Path, name: str) -> LocalPod:
@@ -79,14 +78,18 @@ async def run(config: Config, manifest: Manifest, write: Callable[[bytes], objec
     with _held(root, name):
         async with _opened(config, root, manifest) as (parts, supervisor):
             code = await _run_to_end(parts, supervisor, manifest.pod, write)
-    files.remove_tree(root.path)
+        files.remove_tree(root.path)
     return code
 
 
 @contextlib.asynccontextmanager
 async def _opened(config: Config, root: StateRoot, manifest: Manifest) -> AsyncIterator[tuple[Parts, Supervisor]]:
     parts = Parts(config, root)
-    await parts.open()
+    try:
+        await parts.open()
+    except BaseException:
+        await parts.close()
+        raise
     limits = parts.driver.limits()
     facts = NodeFacts("127.0.0.1", limits.cpu_max * 1000, limits.memory_max_bytes)
     world = parts.world(local.LocalObjects(manifest), local.EventPrinter(), local.LocalStatus(), lambda: facts)
@@ -123,9 +126,8 @@ async def _run_to_end(parts: Parts, supervisor: Supervisor, pod: api.Pod, write:
     stopping = aio.spawn(stop.wait(), name="stop")
     try:
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if ended.done():
-            async with asyncio.timeout(10.0):
-                await printing
+        if ended.done():  # however slow the reader of our output is: Ctrl-C ends the wait
+            await asyncio.wait({printing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         rejection = worker.known.rejection
         code = _exit_code(worker.known.container(pod.spec.containers[0].name))
         _delete(supervisor, pod, parts.clock.time())

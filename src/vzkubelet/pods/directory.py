@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from vzkubelet import files
-from vzkubelet.errors import Integrity
+from vzkubelet.errors import Integrity, Unavailable
 from vzkubelet.model import pod as api
 from vzkubelet.podstate import record
 
@@ -55,7 +55,11 @@ class PodDirectory:
         return read_json(self.record_file, record.Pod)
 
     def remove(self) -> None:
-        files.remove_tree(self.path)
+        """Raises Unavailable: the directory cannot be removed now."""
+        try:
+            files.remove_tree(self.path)
+        except OSError as exc:
+            raise Unavailable(f"{self.path} cannot be removed: {exc.strerror}") from exc
 
 
 def read_json(path: Path, type_: type[T]) -> T | None:

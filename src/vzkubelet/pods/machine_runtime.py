@@ -59,6 +59,12 @@ class MachineRuntime:
                 "volume mounts, also the service account's (automountServiceAccountToken: false)",
                 reason="CreateContainerError",
             )
+        for mount in spec.mounts:
+            if not mount.source.is_dir():
+                raise errors.Unsupported(
+                    f"{mount.mount_path}: a single file cannot be mounted into a virtual machine, only a directory",
+                    reason="CreateContainerConfigError",
+                )
         size = resources.machine_size(
             spec.resources.cpu_request_milli,
             spec.resources.memory_request_bytes,
@@ -150,7 +156,9 @@ class MachineRuntime:
         feeding = None
         if chunks is not None and state.process is not None and state.process.stdin:
             guest = await self._session(pod).guest()
-            feeding = aio.spawn(guest.write_stdin(state.process.id, chunks), name=f"stdin of {pod.key}")
+            feeding = aio.spawn(
+                guest.write_stdin(state.process.id, chunks), name=f"stdin of {pod.key}", on_crash=lambda _: None
+            )
         try:
             options = ports.LogOptions(follow=True, tail_lines=0)
             async with contextlib.aclosing(self._entries(pod, name, state.attempt, options)) as entries:

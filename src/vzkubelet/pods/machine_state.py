@@ -7,7 +7,6 @@ import msgspec
 
 from vzkubelet import ports
 
-
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """As Docker and containerd set it where neither image nor pod does."""
 

@@ -100,6 +100,7 @@ class ContainerStart:
             resources=ports.ContainerResources(
                 parsed.cpu_request_milli, parsed.cpu_limit_milli, parsed.memory_request_bytes, parsed.memory_limit_bytes
             ),
+            security=_security(self._pod, container),
             log_path=self._directory.log_file(container.name, attempt),
         )
 
@@ -112,7 +113,7 @@ class ContainerStart:
                 text = f'subPathExpr of volume "{mount.name}" is not supported by this node: use subPath'
                 raise errors.Unsupported(text, reason=environment.CONFIG_ERROR)
             if mount.sub_path:
-                source = _below(source, mount)
+                source = _below(source, mount, is_written_by_node=mount.name in written)
             read_only = mount.read_only or mount.name in written
             mounts.append(ports.ContainerMount(mount.name, source, mount.mount_path, read_only))
         return tuple(mounts)
@@ -166,18 +167,43 @@ def _is_written_by_node(volume: api.Volume) -> bool:
     return any(source is not None for source in sources)
 
 
-def _below(volume: Path, mount: api.VolumeMount) -> Path:
-    """A subPath, kept inside its volume."""
+def _below(volume: Path, mount: api.VolumeMount, *, is_written_by_node: bool) -> Path:
+    """A subPath, kept inside its volume.
+
+    Only where the node alone writes: in a volume that a container writes, the path could become a link out of it
+    between this look and the mount (as in CVE-2017-1002101).
+    """
     parts = Path(mount.sub_path).parts
+    if not is_written_by_node:
+        text = (
+            f'subPath "{mount.sub_path}" of volume "{mount.name}" is not supported by this node: it is offered for '
+            "configMap, secret, projected and downwardAPI volumes only; mount the whole volume"
+        )
+        raise errors.Unsupported(text, reason=environment.CONFIG_ERROR)
     if Path(mount.sub_path).is_absolute() or ".." in parts:
         text = f'subPath "{mount.sub_path}" of volume "{mount.name}" must be relative and stay inside the volume'
         raise errors.InvalidInput(text, reason=environment.CONFIG_ERROR)
     source = volume.joinpath(*parts)
-    if not source.resolve().is_relative_to(volume.resolve()):
-        text = f'subPath "{mount.sub_path}" of volume "{mount.name}" leads out of the volume'
-        raise errors.InvalidInput(text, reason=environment.CONFIG_ERROR)
-    source.mkdir(parents=True, exist_ok=True)
+    if not source.exists():
+        text = f'subPath "{mount.sub_path}" of volume "{mount.name}" does not exist'
+        raise errors.NotFound(text, reason=environment.CONFIG_ERROR)
     return source
+
+
+def _security(pod: api.Pod, container: api.Container) -> ports.ContainerSecurity:
+    own, shared = container.security_context or api.SecurityContext(), pod.spec.security_context
+    capabilities = own.capabilities or api.Capabilities()
+    groups = list(shared.supplemental_groups or []) if shared else []
+    if shared and shared.fs_group is not None:
+        groups.append(shared.fs_group)
+    return ports.ContainerSecurity(
+        read_only_root=bool(own.read_only_root_filesystem),
+        privileged=bool(own.privileged),
+        allow_privilege_escalation=own.allow_privilege_escalation is not False,
+        capabilities_add=tuple(capabilities.add or ()),
+        capabilities_drop=tuple(capabilities.drop or ()),
+        supplemental_groups=tuple(dict.fromkeys(groups)),
+    )
 
 
 def _user(pod: api.Pod, container: api.Container) -> str:
