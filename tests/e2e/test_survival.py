@@ -66,7 +66,8 @@ def host_leftovers(agent: agents.Agent) -> list[str]:
     root = str(agent.cache)
     processes = subprocess.run(["ps", "-eo", "pid,args", "-ww"], capture_output=True, text=True, check=True).stdout
     mounts = Path("/proc/mounts").read_text()
-    machines = [f"file {path}" for path in (agent.cache / "node" / "machines").glob("*-*") if path.is_dir()]
+    state = agent.cache / "node"
+    machines = [f"file {path}" for kind in ("machines", "pods", "volumes") for path in (state / kind).glob("*-*-*-*-*")]
     staging = [f"file {path}" for path in agent.cache.rglob(".staging-*")]
     return [
         *(line for line in processes.splitlines() if root in line and ("qemu-system" in line or "virtiofsd" in line)),
@@ -74,6 +75,17 @@ def host_leftovers(agent: agents.Agent) -> list[str]:
         *machines,
         *staging,
     ]
+
+
+def machines_of(uid: str) -> list[str]:
+    """QEMU processes of one pod."""
+    listed = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if "qemu-system" in line and f"guest={uid}" in line]
+
+
+def forget_image(agent: agents.Agent, image: str) -> None:
+    command = [agents.program(), "--cache-dir", str(agent.cache), "image", "rm", image]
+    subprocess.run(command, capture_output=True, check=True)
 
 
 def taps(agent: agents.Agent) -> set[str]:
@@ -108,7 +120,7 @@ def test_killed_agent_finds_everything_as_it_was(
 
 @pytest.mark.timeout(800)
 def test_kills_at_random_moments_lose_and_double_nothing(
-    cluster: ControlPlane, own_node: agents.Agent, own_pods: Pods
+    cluster: ControlPlane, own_node: agents.Agent, own_pods: Pods, guest_image: str
 ) -> None:
     pods = own_pods
     seed = random.randrange(1 << 32)
@@ -116,12 +128,15 @@ def test_kills_at_random_moments_lose_and_double_nothing(
     for attempt in range(KILLS):
         name = f"p{attempt}"
         pods.apply(pods.pod(name, "sh", "-c", COUNT))
-        time.sleep(moments.uniform(0.0, 8.0))  # in the pull, the boot, or while it runs
+        time.sleep(moments.uniform(0.0, moments.choice((0.6, 6.0))))  # in the pull, the boot, or while it runs
         restart(own_node, cluster)
         pod = pods.wait_ready(name)
         assert container_status(pod)["restartCount"] == 0, f"seed {seed}"
         assert len(taps(own_node)) == 1, f"seed {seed}"
         assert len(list((own_node.cache / "node" / "machines").glob(f"{pod['metadata']['uid']}"))) == 1
+        uid = pod["metadata"]["uid"]
+        assert len(machines_of(uid)) == 1, f"seed {seed}"
+        pods.wait(name, lambda _, name=name: pods.logs(name) != "", "writing its log")  # type: ignore[misc]
         lines = pods.logs(name).splitlines()
         assert lines == [f"line {number}" for number in range(1, len(lines) + 1)], f"seed {seed}"
         pods.kubectl("delete", "pod", name, "--wait=false")
@@ -133,6 +148,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(
         while host_leftovers(own_node) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert host_leftovers(own_node) == [], f"seed {seed}"
+        forget_image(own_node, guest_image)  # the next pod pulls it again
     assert taps(own_node) == set(), f"seed {seed}"
 
 

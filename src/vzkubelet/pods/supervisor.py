@@ -144,6 +144,9 @@ class Supervisor:
         rejection = None if admitted else admission.reject(pod, self._node(), active)
         if rejection is None:
             known = worker.first_record(pod, self._world.clock.time())
+            if not admitted and (ignored := admission.ignored(pod)):
+                text = f"This version of the node does not act on: {', '.join(ignored)}"
+                self._world.recorder.pod_event(known.ref, EventType.WARNING, "FieldsIgnored", text)
         else:
             _log.info("pod %s is not admitted: %s", pod.key, rejection.message)
             known = worker.rejected_record(pod, rejection)

@@ -78,3 +78,17 @@ def _out_of(reason: str, resource: str, requested: int, used: int, capacity: int
         f"Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
     )
     return Rejection(reason, message)
+
+
+def ignored(pod: api.Pod) -> list[str]:
+    """What the pod asks for and this version does not act on, for people: better told once than noticed late."""
+    fields = []
+    for container in pod.spec.containers:
+        asked = {
+            "livenessProbe": container.liveness_probe,
+            "readinessProbe": container.readiness_probe,
+            "startupProbe": container.startup_probe,
+            "lifecycle": container.lifecycle,
+        }
+        fields += [f"{name} of container {container.name}" for name, value in asked.items() if value is not None]
+    return fields

@@ -74,3 +74,12 @@ def test_machine_is_rounded_up_and_never_below_the_floor(
     cpu_milli: int, memory_bytes: int, expected: resources.MachineSize
 ) -> None:
     assert resources.machine_size(cpu_milli, memory_bytes, 1, 128 * 2**20) == expected
+
+
+def test_fields_that_are_not_acted_on_are_named() -> None:
+    probed = msgspec.structs.replace(pod().spec.containers[0], readiness_probe=api.Probe(), lifecycle=api.Lifecycle())
+    assert admission.ignored(with_spec(containers=[probed])) == [
+        "readinessProbe of container vm",
+        "lifecycle of container vm",
+    ]
+    assert admission.ignored(pod()) == []
