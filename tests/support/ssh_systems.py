@@ -130,7 +130,19 @@ def dropbear(directory: Path) -> SshSystem:
     """A root file system of busybox and dropbear, as small Linux guests have."""
     port = _free_port()
     root = directory / "root"
-    for name in ("bin", "sbin", "usr/bin", "usr/sbin", "etc/dropbear", "proc", "dev", "run", "tmp", "root", "root-runner"):
+    for name in (
+        "bin",
+        "sbin",
+        "usr/bin",
+        "usr/sbin",
+        "etc/dropbear",
+        "proc",
+        "dev",
+        "run",
+        "tmp",
+        "root",
+        "root-runner",
+    ):
         (root / name).mkdir(parents=True)
     (root / "var").mkdir()
     (root / "var/run").symlink_to("../run")
