@@ -394,6 +394,18 @@ class ContainerResources:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerSecurity:
+    """The securityContext but for the user; applied to side-cars only."""
+
+    read_only_root: bool = False
+    privileged: bool = False
+    allow_privilege_escalation: bool = True
+    capabilities_add: tuple[str, ...] = ()
+    capabilities_drop: tuple[str, ...] = ()
+    supplemental_groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """A container as it is to be started: everything resolved but the image's own defaults.
 
@@ -417,6 +429,7 @@ class ContainerSpec:
     tty: bool = False
     mounts: tuple[ContainerMount, ...] = ()
     resources: ContainerResources = ContainerResources()
+    security: ContainerSecurity = ContainerSecurity()
     log_path: Path | None = None
     """Where the container's log is kept, in CRI format, by runtimes that write it themselves."""
 

@@ -3,7 +3,14 @@
 from typing import Any
 
 from vzkubelet import errors
-from vzkubelet.ports import ContainerPhase, ContainerResources, ContainerSpec, ContainerState, ExitStatus
+from vzkubelet.ports import (
+    ContainerPhase,
+    ContainerResources,
+    ContainerSecurity,
+    ContainerSpec,
+    ContainerState,
+    ExitStatus,
+)
 from vzkubelet.sidecars import naming, objects
 
 HOSTNAME_LIMIT = 63
@@ -45,6 +52,7 @@ def sidecar_config(spec: ContainerSpec, owner: str, sandbox_id: str) -> dict[str
                 for mount in spec.mounts
             ],
             **_limits(spec.resources),
+            **_security(spec.security),
         },
     }
     if spec.command:
@@ -126,6 +134,23 @@ def _limits(resources: ContainerResources) -> dict[str, int]:
 
 def _shares(cpu_milli: int) -> int:
     return min(max(cpu_milli * 1024 // 1000, _CPU_SHARES_MIN), _CPU_SHARES_MAX)
+
+
+def _security(security: ContainerSecurity) -> dict[str, Any]:
+    return {
+        "ReadonlyRootfs": security.read_only_root,
+        "Privileged": security.privileged,
+        "CapAdd": [_capability(name) for name in security.capabilities_add],
+        "CapDrop": [_capability(name) for name in security.capabilities_drop],
+        "SecurityOpt": [] if security.allow_privilege_escalation else ["no-new-privileges"],
+        "GroupAdd": [str(group) for group in security.supplemental_groups],
+    }
+
+
+def _capability(name: str) -> str:
+    """Kubernetes names them without the prefix; ``ALL`` is no capability but a word of Docker's that takes none."""
+    name = name.upper()
+    return name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
 
 
 START_REASONS = frozenset({"CreateContainerError", "RunContainerError", "StartError"})

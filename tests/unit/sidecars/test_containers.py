@@ -4,7 +4,7 @@ import pytest
 
 from vzkubelet import errors
 from vzkubelet.model.identity import PodRef
-from vzkubelet.ports import ContainerPhase, ContainerResources, ContainerSpec, Image
+from vzkubelet.ports import ContainerPhase, ContainerResources, ContainerSecurity, ContainerSpec, Image
 from vzkubelet.sidecars import containers, objects
 
 POD = PodRef("team", "web", "uid-1")
@@ -28,6 +28,30 @@ def spec(**changes: object) -> ContainerSpec:
 def test_resources(resources: ContainerResources, expected: dict[str, int]) -> None:
     host = containers.sidecar_config(spec(resources=resources), "me", "box")["HostConfig"]
     assert {k: v for k, v in host.items() if k.startswith(("Cpu", "Mem"))} == expected
+
+
+def test_security() -> None:
+    asked = ContainerSecurity(
+        read_only_root=True,
+        privileged=True,
+        allow_privilege_escalation=False,
+        capabilities_add=("NET_ADMIN", "CAP_SYS_TIME"),
+        capabilities_drop=("ALL",),
+        supplemental_groups=(0, 2000),
+    )
+    host = containers.sidecar_config(spec(security=asked), "me", "box")["HostConfig"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["Privileged"] is True
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["CapAdd"] == ["CAP_NET_ADMIN", "CAP_SYS_TIME"]
+    assert host["CapDrop"] == ["ALL"], "Docker knows no CAP_ALL"
+    assert host["GroupAdd"] == ["0", "2000"]
+
+
+def test_security_that_is_not_given_restricts_and_grants_nothing() -> None:
+    host = containers.sidecar_config(spec(), "me", "box")["HostConfig"]
+    keys = ("ReadonlyRootfs", "Privileged", "SecurityOpt", "CapAdd", "CapDrop", "GroupAdd")
+    assert not any(host[key] for key in keys)
 
 
 def test_what_the_pod_does_not_give_is_left_to_the_image() -> None:
