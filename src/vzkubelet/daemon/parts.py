@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from vzkubelet import errors, files, ports
 from vzkubelet.aio import SystemClock
 from vzkubelet.config import Config
 from vzkubelet.guests.guest import SshGuests
-from vzkubelet.guests.ssh import Login
+from vzkubelet.guests.ssh import ConnectPolicy, Login
 from vzkubelet.images.library import Library
 from vzkubelet.machines import selection
 from vzkubelet.machines.qemu.driver import QemuDriver
@@ -27,7 +26,9 @@ from vzkubelet.pods.world import NodeFacts, World
 from vzkubelet.sidecars import Sidecars
 from vzkubelet.volumes import Volumes
 
-_log = logging.getLogger(__name__)
+GUEST_LOST_AFTER_S = 600.0
+"""A running machine whose SSH server does not answer is given up after this: hosts are suspended and overloaded, and
+guests restart their network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ class Parts:
 def _guests(config: Config, driver: ports.MachineDriver) -> ports.Guests:
     if isinstance(driver, SyntheticDriver):
         return SyntheticGuests(driver)
-    return SshGuests(Login(config.guests.ssh_user, config.guests.ssh_password))
+    policy = ConnectPolicy(lost_after_s=GUEST_LOST_AFTER_S)
+    return SshGuests(Login(config.guests.ssh_user, config.guests.ssh_password), policy)
 
 
 def _platforms(limits: ports.MachineLimits) -> tuple[Platform, ...]:
