@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import agent as agents
+from tests.support.agent_fixtures import machine_processes
 
 EXAMPLE_IMAGE = "localhost:5000/linux-guest:latest"
 STEADY = """
@@ -62,8 +63,7 @@ class Machine:
             time.sleep(0.2)
 
     def leftovers(self) -> list[str]:
-        listed = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=True).stdout
-        return [line for line in listed.splitlines() if str(self.cache) in line and "qemu-system" in line]
+        return [line for line in machine_processes(self.cache) if "qemu-system" in line]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.cluster import agent as agents
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.docker_engine import DockerEngine
 from tests.cluster.node_credential import mint
-from tests.support.agent_fixtures import Pods, container_status
+from tests.support.agent_fixtures import Pods, container_status, machine_processes
 from vzkubelet.machines.qemu.bridge import tap_name
 
 COUNT = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"
@@ -64,23 +64,21 @@ def identity(pod: dict[str, Any]) -> list[tuple[Any, ...]]:
 def host_leftovers(agent: agents.Agent) -> list[str]:
     """Processes, mounts, interfaces and temporary files that speak of this agent's machines."""
     root = str(agent.cache)
-    processes = subprocess.run(["ps", "-eo", "pid,args", "-ww"], capture_output=True, text=True, check=True).stdout
     mounts = Path("/proc/mounts").read_text()
     state = agent.cache / "node"
     machines = [f"file {path}" for kind in ("machines", "pods", "volumes") for path in (state / kind).glob("*-*-*-*-*")]
     staging = [f"file {path}" for path in agent.cache.rglob(".staging-*")]
     return [
-        *(line for line in processes.splitlines() if root in line and ("qemu-system" in line or "virtiofsd" in line)),
+        *machine_processes(agent.cache),
         *(line for line in mounts.splitlines() if root in line),
         *machines,
         *staging,
     ]
 
 
-def machines_of(uid: str) -> list[str]:
+def machines_of(agent: agents.Agent, uid: str) -> list[str]:
     """QEMU processes of one pod."""
-    listed = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if "qemu-system" in line and f"guest={uid}" in line]
+    return [line for line in machine_processes(agent.cache) if "qemu-system" in line and f"guest={uid}" in line]
 
 
 def forget_image(agent: agents.Agent, image: str) -> None:
@@ -135,7 +133,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(
         assert len(taps(own_node)) == 1, f"seed {seed}"
         assert len(list((own_node.cache / "node" / "machines").glob(f"{pod['metadata']['uid']}"))) == 1
         uid = pod["metadata"]["uid"]
-        assert len(machines_of(uid)) == 1, f"seed {seed}"
+        assert len(machines_of(own_node, uid)) == 1, f"seed {seed}"
         pods.wait(name, lambda _, name=name: pods.logs(name) != "", "writing its log")  # type: ignore[misc]
         lines = pods.logs(name).splitlines()
         assert lines == [f"line {number}" for number in range(1, len(lines) + 1)], f"seed {seed}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.cluster import agent as agents
@@ -155,6 +156,17 @@ def pods(cluster: ControlPlane, node: agents.Agent, guest_image: str, namespace:
     made.kubectl("delete", "pods", "--all", "--wait", "--timeout=60s", timeout_s=90.0)
     assert node.child is not None
     assert node.child.exit_code() is None, "the agent died"
+
+
+def machine_processes(state: Path) -> list[str]:
+    """Command lines of QEMU and virtiofsd processes that belong to machines below `state`, by their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_machine = process.name().startswith(("qemu-system", "virtiofsd"))
+            if is_machine and any(str(state) in value for value in process.environ().values()):
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 @contextlib.contextmanager
