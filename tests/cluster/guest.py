@@ -1,5 +1,6 @@
-"""`python -m tests.cluster.guest`: the guest of the examples into the local image cache, through a passing registry."""
+"""`python -m tests.cluster.guest`: the guest of the examples, and its firmware, into the local cache."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -8,6 +9,8 @@ from pathlib import Path
 from tests.cluster import agent
 from tests.cluster.processes import ComponentFailed
 from tests.cluster.registry import Registry
+from vzkubelet import config
+from vzkubelet.daemon.parts import FIRMWARE
 
 PORT = 5000
 REFERENCE = f"localhost:{PORT}/linux-guest:latest"
@@ -22,6 +25,8 @@ def main() -> int:
             with Registry(Path(scratch) / "registry", port=PORT):
                 agent.push_guest(output, REFERENCE)
                 subprocess.run([agent.program(), "image", "pull", REFERENCE], check=True)
+            cache = config.read({}, purpose=config.Purpose.STANDALONE).cache_dir
+            shutil.copyfile(output / "firmware.fd", cache / FIRMWARE)
         except (ComponentFailed, OSError, subprocess.CalledProcessError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -1,18 +1,20 @@
 """`python -m tests.cluster.node up`: everything that one node needs, as daemons of a state directory."""
 
 import argparse
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster import agent, daemons
 from tests.cluster.api import ApiError
 from tests.cluster.binary import BuildFailed
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.docker_engine import busybox_archive
 from tests.cluster.node_credential import CredentialFailed, NodeCredential
 from tests.cluster.processes import ComponentFailed, Lifetime
@@ -64,7 +66,7 @@ def up(state: RunState) -> None:
             **agent.LOGIN,
         )
     with _step("node Ready"):
-        _wait_ready(lambda: agent.node_is_ready(cluster, NODE_NAME))
+        _wait_ready(lambda: agent.node_is_ready(cluster, NODE_NAME) and _answers_on_its_port(cluster))
 
 
 def reset(state: RunState) -> None:
@@ -76,7 +78,7 @@ def reset(state: RunState) -> None:
     shutil.rmtree(node)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _step(what: str) -> Iterator[None]:
     print(f"  {what} ... ", end="", flush=True)
     began = time.monotonic()
@@ -104,6 +106,15 @@ def _push_busybox(docker: str, registry: str) -> None:
         input=busybox_archive(), check=True, capture_output=True,
     )  # fmt: skip
     subprocess.run(["docker", "--host", docker, "push", reference], check=True, capture_output=True)
+
+
+def _answers_on_its_port(cluster: ControlPlane) -> bool:
+    """After a crash the API server still shows the old agent's Ready, and its port."""
+    query = "jsonpath={.status.daemonEndpoints.kubeletEndpoint.Port}"
+    port = cluster.run_kubectl("get", "node", NODE_NAME, "-o", query).stdout.decode()
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), timeout=1):
+        return True
+    return False
 
 
 def _ensure_agent(state: RunState, docker: str, guest: Path) -> None:

@@ -34,6 +34,15 @@ def test_machine_and_sidecar_share_a_directory_and_an_address(pods: Pods, busybo
     assert {"Pulled", "Created", "Started"} <= set(reasons)
 
 
+def test_sidecar_and_machine_reach_each_other_by_the_pod_address(pods: Pods, busybox_image: str) -> None:
+    serve = "while :; do echo hello from the machine | nc -l -p 9000; done"
+    ask = "until nc $POD_IP 9000 > /tmp/answer && [ -s /tmp/answer ]; do sleep 0.3; done; cat /tmp/answer; sleep 600"
+    side = {**sidecar(busybox_image, "sh", "-c", ask), "volumeMounts": []}
+    pods.apply(pods.pod("talk", "sh", "-c", serve, sidecars=[side]))
+    pods.wait_ready("talk")
+    pods.wait("talk", lambda _: pods.logs("talk", "-c", "side") == "hello from the machine\n", "answered", 60)
+
+
 def test_environment_comes_from_everywhere(pods: Pods) -> None:
     names = {"apiVersion": "v1", "metadata": {"name": "settings", "namespace": pods.namespace}}
     env = [

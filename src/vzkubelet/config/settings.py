@@ -115,7 +115,7 @@ class MachineSettings:
     network: GuestNetwork
     """How QEMU guests reach the world (Linux); the vz driver goes by `bridge_interface` alone."""
     firmware: Path | None
-    """UEFI code of QEMU guests; None = what the system's package brings. Emulated guests boot faster with less."""
+    """UEFI code of QEMU guests; None = ``firmware.fd`` of the cache, else the package's."""
     bridge_interface: str | None
     """Host interface that guests are bridged to, which needs the vmnet entitlement on a Mac; None = NAT."""
 

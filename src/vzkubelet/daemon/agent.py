@@ -82,7 +82,11 @@ async def _start(
     view = PodsView(supervisor.world, supervisor)
     backend = NodeBackend(view, node.name, node.host, settings.cache_dir, node.address)
     listener = Listener(settings.server, node.name, backend, Reviews(client))
-    await listener.start()
+    try:
+        await listener.start()
+    except errors.Error:
+        await parts.tear_down_network()  # a start that fails leaves nothing behind
+        raise
     closing.push_async_callback(listener.close)
     recorder.start()
     closing.push_async_callback(recorder.close)

@@ -26,6 +26,8 @@ from vzkubelet.pods.world import NodeFacts, World
 from vzkubelet.sidecars import Sidecars
 from vzkubelet.volumes import Volumes
 
+FIRMWARE = "firmware.fd"
+"""In the cache directory: UEFI code for emulated guests, where the user has put one."""
 GUEST_LOST_AFTER_S = 600.0
 """A running machine whose SSH server does not answer is given up after this: hosts are suspended and overloaded, and
 guests restart their network."""
@@ -59,10 +61,13 @@ class StateRoot:
         """Hold the state for this process, which leaves its pid in the lock file.
 
         Raises:
-            AlreadyExists: another process holds it.
+            AlreadyExists: another process holds it. InvalidInput: the directory cannot be made or written.
         """
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise errors.InvalidInput(f"--cache-dir: cannot use {self.path}: {exc.strerror}") from exc
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,15 +109,22 @@ class Parts:
             config.machines.driver,
             root.machines,
             guest_network=config.machines.network,
-            firmware=config.machines.firmware,
+            firmware=config.machines.firmware or _cached_firmware(config),
         )
         self.images = Library(config.cache_dir / "images", _platforms(self.driver.limits()))
         self.directories = PodDirectories(root.pods)
         self.machines = MachineRuntime(
             MachineParts(self.driver, self.images, _guests(config, self.driver), self.directories, self.clock)
         )
-        self._network = self.driver.network()
-        self.sidecars = Sidecars(config.sidecars.docker_host, self._network, root.owner)
+        self._docker_host = config.sidecars.docker_host
+        self._sidecars: Sidecars | None = None
+
+    @property
+    def sidecars(self) -> Sidecars:
+        """Made when it is first asked for: before `open` nobody knows the network that guests and side-cars share."""
+        if self._sidecars is None:
+            self._sidecars = Sidecars(self._docker_host, self.driver.network(), self.root.owner)
+        return self._sidecars
 
     async def open(self) -> None:
         """Adopt what an earlier process left."""
@@ -132,7 +144,8 @@ class Parts:
     async def close(self) -> None:
         """Let go; machines and side-cars run on."""
         await self.machines.close()
-        await self.sidecars.close()
+        if self._sidecars is not None:
+            await self._sidecars.close()
         await self.images.close()
         await self.driver.close()
 
@@ -140,11 +153,17 @@ class Parts:
         """Give back the guests' network, once no machine is left that uses it."""
         if await self.driver.machines():
             return
-        if self._network is not None:
+        if self.driver.network() is not None:
             with contextlib.suppress(errors.Unavailable):  # no engine, no network of ours in it
                 await self.sidecars.tear_down()
         if isinstance(self.driver, QemuDriver):
             await self.driver.tear_down()
+
+
+def _cached_firmware(config: Config) -> Path | None:
+    """The firmware that `make image` leaves in the cache for the guests of this repository."""
+    file = config.cache_dir / FIRMWARE
+    return file if file.exists() else None
 
 
 def _guests(config: Config, driver: ports.MachineDriver) -> ports.Guests:

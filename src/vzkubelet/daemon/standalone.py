@@ -131,7 +131,7 @@ async def _run_to_end(parts: Parts, supervisor: Supervisor, pod: api.Pod, write:
         rejection = worker.known.rejection
         code = _exit_code(worker.known.container(pod.spec.containers[0].name))
         _delete(supervisor, pod, parts.clock.time())
-        await supervisor.wait_empty()
+        await _until_empty(supervisor, stop, pod.metadata.name)
         if code is None:
             code = _exit_code(worker.known.container(pod.spec.containers[0].name))
     finally:
@@ -139,6 +139,26 @@ async def _run_to_end(parts: Parts, supervisor: Supervisor, pod: api.Pod, write:
     if rejection is not None:
         raise errors.InvalidInput(rejection.message, reason=rejection.reason)
     return NOT_RUN_EXIT_CODE if code is None else code
+
+
+async def _until_empty(supervisor: Supervisor, stop: asyncio.Event, name: str) -> None:
+    """Until nothing of the pod is left; another signal ends the wait.
+
+    Raises:
+        Unavailable: it was ended, and something is left.
+    """
+    stop.clear()
+    emptying = aio.spawn(supervisor.wait_empty(), name="nothing left")
+    stopping = aio.spawn(stop.wait(), name="stop waiting")
+    try:
+        await asyncio.wait({emptying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not emptying.done():
+            raise errors.Unavailable(
+                f'pod "{name}" is not released yet: '
+                f"`macos-vz-kubelet rm {name}` removes it once what it waits for is back"
+            )
+    finally:
+        await aio.cancel(emptying, stopping)
 
 
 def _exit_code(entry: record.Container) -> int | None:
