@@ -236,10 +236,10 @@ async def test_mounts_are_shared_and_read_only_is_honoured(pod: Pod, tmp_path: P
     work.chmod(0o777)
     (settings / "key").write_text("value")
     mounts = (
-        ContainerMount("work", work, "/work"),
+        ContainerMount("work", work, "/scratch"),
         ContainerMount("settings", settings, "/etc/settings", read_only=True),
     )
-    state = await pod.run("cat /etc/settings/key > /work/copy; echo x > /etc/settings/new || exit 9", mounts=mounts)
+    state = await pod.run("cat /etc/settings/key > /scratch/copy; echo x > /etc/settings/new || exit 9", mounts=mounts)
     assert state.exit.code == 9
     assert (work / "copy").read_text() == "value"
     assert not (settings / "new").exists()

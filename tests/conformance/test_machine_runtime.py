@@ -152,7 +152,7 @@ async def test_image_of_another_architecture_is_refused(pod: Pod, bench: Synthet
 
 
 async def test_mounts_become_shares(pod: Pod, bench: SyntheticBench, tmp_path: Path) -> None:
-    await start(pod, *FOREVER, mounts=(ContainerMount("work", tmp_path, "/work", read_only=True),))
+    await start(pod, *FOREVER, mounts=(ContainerMount("work", tmp_path, "/scratch", read_only=True),))
     [share] = bench.driver.directory(pod.ref.uid).read_record().shares
     assert (share.tag, Path(share.path), share.read_only) == ("v0", tmp_path, True)
 
