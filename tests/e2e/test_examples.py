@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import yaml
+
 from tests.cluster.agent import Agent
 from tests.support.agent_fixtures import Pods
 
@@ -9,7 +11,10 @@ from tests.support.agent_fixtures import Pods
 def applied(pods: Pods, node: Agent, name: str, guest: str, busybox: str) -> None:
     text = Path(f"examples/{name}").read_text()
     text = text.replace("localhost:5000/linux-guest:latest", guest).replace("localhost:5000/busybox:latest", busybox)
-    pods.kubectl("apply", "-f", "-", stdin=text.encode())
+    manifest = yaml.safe_load(text)
+    spec = manifest["spec"]["template"]["spec"] if manifest["kind"] == "Job" else manifest["spec"]
+    spec["nodeSelector"] = {"kubernetes.io/hostname": node.name}  # other tests' nodes are on this cluster too
+    pods.apply(manifest)
 
 
 def test_pod_with_a_sidecar(pods: Pods, node: Agent, guest_image: str, busybox_image: str) -> None:
