@@ -255,7 +255,14 @@ class ControlPlane:
                     raise other.failure(f"exited with code {code} before {what}")
             return ready()
 
-        wait_until(ready_and_all_alive, child, what=what, timeout_s=START_TIMEOUT_S)
+        try:
+            wait_until(ready_and_all_alive, child, what=what, timeout_s=START_TIMEOUT_S)
+        except ComponentFailed:
+            # A question that hung may outlast both: the one that died of the other's death is not to blame.
+            for other in self._children.values():
+                if other is not child and (code := other.exit_code()) is not None:
+                    raise other.failure(f"exited with code {code} before {what}") from None
+            raise
 
     def _etcd_flags(self) -> list[str]:
         client = f"http://{LOOPBACK}:{self._ports.etcd}"
