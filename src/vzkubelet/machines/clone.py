@@ -9,14 +9,13 @@ import ctypes
 import errno
 import fcntl
 import os
-import subprocess
 import sys
 import threading
 from enum import StrEnum
 from pathlib import Path
 
-from vzkubelet.errors import MachineFault, clip
 from vzkubelet.machines.directory import MachineDirectory
+from vzkubelet.machines.qcow2 import create_overlay
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _COPY_STEP_BYTES = 64 * 1024 * 1024
@@ -49,14 +48,12 @@ def clone_file(source: Path, target: Path, abort: threading.Event | None = None)
     return CloneMethod.COPY
 
 
-def clone_disk_for_qemu(
-    source: Path, machine: MachineDirectory, qemu_img: str, abort: threading.Event | None = None
-) -> CloneMethod:
+def clone_disk_for_qemu(source: Path, machine: MachineDirectory, abort: threading.Event | None = None) -> CloneMethod:
     """Make the disk of `machine` from an image's raw disk; returns how, which tells the format of the disk file.
 
     The base of an overlay is a hard link in the machine's directory, so the clone outlives the image; where the image
     lies on another file system the data is copied.
-    Raises: OSError, MachineFault, CloneAborted soon after `abort` is set.
+    Raises: OSError, CloneAborted soon after `abort` is set.
     """
     if try_reflink(source, machine.disk_raw):
         return CloneMethod.REFLINK
@@ -67,11 +64,8 @@ def clone_disk_for_qemu(
             raise
         copy_sparse(source, machine.disk_raw, abort)
         return CloneMethod.COPY
-    # Names relative to the directory stay right when it is renamed into place.
-    create = [qemu_img, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", machine.base.name, machine.disk_overlay.name]
-    done = subprocess.run(create, cwd=machine.path, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise MachineFault(f"cannot create a disk overlay in {machine.path}: {clip(done.stderr)}")
+    # A name relative to the directory stays right when it is renamed into place.
+    create_overlay(machine.disk_overlay, machine.base.name, machine.base.stat().st_size)
     return CloneMethod.OVERLAY
 
 

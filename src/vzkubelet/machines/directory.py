@@ -8,6 +8,7 @@ not locked was left by a process that died.
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
@@ -22,6 +23,8 @@ import msgspec
 from vzkubelet.errors import AlreadyExists, Conflict, Error, Exhausted, InvalidInput, NotFound, Unavailable
 from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
 from vzkubelet.ports import MachinePhase, MachineSpec, MachineStatus, Share
+
+_log = logging.getLogger(__name__)
 
 _REMOVING = ".removing-"
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -279,10 +282,12 @@ class MachineRoot:
             if lock is None:
                 continue  # a living process works on it
             try:
-                shutil.rmtree(entry, ignore_errors=True)
+                shutil.rmtree(entry)
+                removed.append(entry.name)
+            except OSError as exc:
+                _log.warning("cannot remove %s, which an earlier daemon left: %s", entry, exc)
             finally:
                 os.close(lock)
-            removed.append(entry.name)
         return removed
 
 

@@ -1,6 +1,7 @@
 """Clones on real file systems: overlays where blocks cannot be shared, reflinks where they can."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from vzkubelet.machines.clone import CloneMethod, clone_disk_for_qemu, clone_file, try_reflink
 from vzkubelet.machines.directory import MachineDirectory
+from vzkubelet.machines.qcow2 import create_overlay
 
 MIB = 1024 * 1024
 
@@ -47,7 +49,7 @@ def test_an_overlay_reads_as_its_image_and_outlives_it(tmp_path: Path, machine: 
         pytest.skip("this file system shares blocks, so no overlay is made on it")
     image = make_image(tmp_path / "image")
     expected = image.read_bytes()
-    assert clone_disk_for_qemu(image, machine, "qemu-img") is CloneMethod.OVERLAY
+    assert clone_disk_for_qemu(image, machine) is CloneMethod.OVERLAY
     assert machine.disk_overlay.stat().st_blocks * 512 < MIB
     image.unlink()
     moved = MachineDirectory(machine.path.rename(tmp_path / "moved"))
@@ -60,10 +62,36 @@ def test_writing_to_an_overlay_leaves_the_image_alone(tmp_path: Path, machine: M
         pytest.skip("this file system shares blocks, so no overlay is made on it")
     image = make_image(tmp_path / "image")
     before = image.read_bytes()
-    clone_disk_for_qemu(image, machine, "qemu-img")
+    clone_disk_for_qemu(image, machine)
     subprocess.run(["qemu-io", "-c", "write -P 7 0 1M", machine.disk_overlay], check=True, capture_output=True)
     assert image.read_bytes() == before
     assert json.loads(qemu_img("info", "--output=json", machine.disk_overlay))["backing-filename"] == "base.img"
+
+
+def test_a_clone_starts_no_program_that_could_outlive_a_killed_daemon(
+    tmp_path: Path, machine: MachineDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a clone started a program")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.setattr(os, "posix_spawn", started)
+    clone_disk_for_qemu(make_image(tmp_path / "image"), machine)
+
+
+@pytest.mark.parametrize("size_bytes", [512, 1000, 64 * 1024, 512 * MIB, 512 * MIB + 512, 4096 * 1024 * MIB + 512])
+def test_an_overlay_of_any_size_is_one_that_qemu_finds_nothing_wrong_with(tmp_path: Path, size_bytes: int) -> None:
+    with (tmp_path / "base").open("wb") as base:
+        base.truncate(size_bytes)
+    create_overlay(tmp_path / "overlay", "base", size_bytes)
+    report = json.loads(qemu_img("info", "--output=json", tmp_path / "overlay"))
+    assert report["virtual-size"] == -(-size_bytes // 512) * 512
+    assert (report["backing-filename"], report["backing-filename-format"]) == ("base", "raw")
+    # Writing at both ends uses the first and the last entry of the tables.
+    last = report["virtual-size"] - 512
+    commands = ["-c", "write -P 7 0 512", "-c", f"write -P 8 {last} 512"]
+    subprocess.run(["qemu-io", *commands, tmp_path / "overlay"], check=True, capture_output=True)
+    assert "No errors were found" in qemu_img("check", tmp_path / "overlay")
 
 
 def test_an_image_on_another_file_system_is_copied_with_its_holes(machine: MachineDirectory) -> None:
@@ -71,7 +99,7 @@ def test_an_image_on_another_file_system_is_copied_with_its_holes(machine: Machi
     assert shm.stat().st_dev != machine.path.stat().st_dev, "the test needs a second file system"
     image = make_image(shm / f"clone-test-{id(machine)}")
     try:
-        assert clone_disk_for_qemu(image, machine, "qemu-img") is CloneMethod.COPY
+        assert clone_disk_for_qemu(image, machine) is CloneMethod.COPY
         assert machine.disk_raw.read_bytes() == image.read_bytes()
         assert machine.disk_raw.stat().st_blocks * 512 < 16 * MIB
     finally:
@@ -99,7 +127,7 @@ def test_xfs_shares_the_blocks_of_disk_and_firmware_store(xfs: Path) -> None:
     image = make_image(xfs / "image")
     (xfs / "machine").mkdir()
     machine = MachineDirectory(xfs / "machine")
-    assert clone_disk_for_qemu(image, machine, "qemu-img") is CloneMethod.REFLINK
+    assert clone_disk_for_qemu(image, machine) is CloneMethod.REFLINK
     assert clone_file(image, machine.aux) is CloneMethod.REFLINK
     assert machine.disk_raw.read_bytes() == image.read_bytes()
     before = image.read_bytes()

@@ -15,9 +15,7 @@ from vzkubelet.machines.qemu.command_line import QemuInvocation, command_line
 from vzkubelet.machines.qemu.host import PLATFORMS, QemuHost
 from vzkubelet.ports import Share
 
-HOST = QemuHost(
-    "amd64", PLATFORMS["amd64"], "qemu", "qemu-img", Path("code.fd"), "virtiofsd", "unshare", "ip", "dnsmasq", None
-)
+HOST = QemuHost("amd64", PLATFORMS["amd64"], "qemu", Path("code.fd"), "virtiofsd", "unshare", "ip", "dnsmasq", None)
 RECORD = MachineRecord(
     driver="qemu",
     namespace="ns",

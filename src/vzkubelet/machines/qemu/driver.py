@@ -134,7 +134,7 @@ class QemuDriver:
     def _create(self, spec: MachineSpec, abort: threading.Event) -> None:
         try:
             with self._root.staged(spec.pod.uid) as directory:
-                method = clone_disk_for_qemu(spec.image.disk, directory, self._host.qemu_img, abort)
+                method = clone_disk_for_qemu(spec.image.disk, directory, abort)
                 clone_file(spec.image.aux, directory.aux, abort)
                 disk_format = "qcow2" if method is CloneMethod.OVERLAY else "raw"
                 directory.write_record(MachineRecord.of(spec, self.name, disk_format))

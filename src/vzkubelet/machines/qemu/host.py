@@ -55,7 +55,6 @@ class QemuHost:
     architecture: str
     platform: Platform
     qemu: str
-    qemu_img: str
     firmware: Path
     virtiofsd: str | None
     unshare: str | None
@@ -83,24 +82,22 @@ def find_host(search_path: str = SEARCH_PATH, firmware: Path | None = None) -> Q
     def find(program: str) -> str | None:
         return shutil.which(program, path=search_path)
 
-    qemu, qemu_img = find(kind.program), find("qemu-img")
+    qemu = find(kind.program)
     if firmware is not None and not firmware.is_file():
         raise InvalidInput(f"there is no firmware {firmware}")
     firmware = firmware or next((path for path in map(Path, kind.firmware) if path.exists()), None)
     missing = {
         kind.package: qemu is None,
-        "qemu-utils": qemu_img is None,
         kind.firmware_package: firmware is None,
     }
     packages = " ".join(package for package, absent in missing.items() if absent)
-    if qemu is None or qemu_img is None or firmware is None:
+    if qemu is None or firmware is None:
         raise InvalidInput(f"the qemu driver lacks programs or firmware: apt-get install {packages}")
     virtiofsd = shutil.which("virtiofsd", path=f"/usr/libexec:/usr/lib/qemu:{search_path}")
     return QemuHost(
         architecture,
         kind,
         qemu,
-        qemu_img,
         firmware,
         virtiofsd,
         find("unshare"),
