@@ -81,8 +81,10 @@ def test_cluster_schedules_a_pod_onto_a_node_that_joined(
     assert cluster.api.get("/version")["gitVersion"] == "v1.36.3"
 
 
-def test_node_identity_reaches_its_own_objects_and_no_others(mint_credential: MintCredential) -> None:
-    credential = mint_credential()
+def test_node_identity_reaches_its_own_objects_and_no_others(
+    provoked_cluster: ControlPlane, mint_credential: MintCredential
+) -> None:
+    credential = mint_credential(cluster=provoked_cluster)
     node = credential.api()
     assert refusal(node, f"/api/v1/nodes/{credential.node_name}") == (404, "NotFound")
     assert refusal(node, "/api/v1/nodes/another-node") == (403, "Forbidden")
@@ -94,9 +96,11 @@ def test_node_identity_reaches_its_own_objects_and_no_others(mint_credential: Mi
     assert node.get(f"/api/v1/pods?fieldSelector=spec.nodeName%3D{credential.node_name}")["items"] == []
 
 
-def test_node_restriction_keeps_a_node_from_speaking_for_another(mint_credential: MintCredential) -> None:
+def test_node_restriction_keeps_a_node_from_speaking_for_another(
+    provoked_cluster: ControlPlane, mint_credential: MintCredential
+) -> None:
     with pytest.raises(ApiError) as refused:
-        register(mint_credential().api(), "somebody-else")
+        register(mint_credential(cluster=provoked_cluster).api(), "somebody-else")
     assert refused.value.status == 403
 
 
@@ -130,22 +134,26 @@ def test_apiserver_may_do_everything_at_a_kubelet(cluster: ControlPlane) -> None
     assert answer["status"]["allowed"]
 
 
-def test_audit_finds_a_planted_forbidden_request(cluster: ControlPlane, mint_credential: MintCredential) -> None:
-    credential = mint_credential()
+def test_audit_finds_a_planted_forbidden_request(
+    provoked_cluster: ControlPlane, mint_credential: MintCredential
+) -> None:
+    credential = mint_credential(cluster=provoked_cluster)
     user = f"system:node:{credential.node_name}"
-    assert not [e for e in audit.forbidden_node_requests(cluster.audit_events) if e.user.username == user]
+    assert not [e for e in audit.forbidden_node_requests(provoked_cluster.audit_events) if e.user.username == user]
     refusal(credential.api(), "/api/v1/namespaces/kube-system/secrets")
     with pytest.raises(ApiError):
         register(credential.api(), "somebody-else")
-    found = [e for e in audit.forbidden_node_requests(cluster.audit_events) if e.user.username == user]
+    found = [e for e in audit.forbidden_node_requests(provoked_cluster.audit_events) if e.user.username == user]
     assert [(e.verb, e.object.resource, e.decision) for e in found] == [
         ("list", "secrets", "forbid"),
         ("create", "nodes", "allow"),
     ]
 
 
-def test_audit_finds_what_only_a_role_binding_allowed(cluster: ControlPlane, mint_credential: MintCredential) -> None:
-    credential = mint_credential()
+def test_audit_finds_what_only_a_role_binding_allowed(
+    provoked_cluster: ControlPlane, mint_credential: MintCredential
+) -> None:
+    credential = mint_credential(cluster=provoked_cluster)
     user = f"system:node:{credential.node_name}"
     binding = {
         "metadata": {"name": f"too-much-{credential.node_name}"},
@@ -153,12 +161,12 @@ def test_audit_finds_what_only_a_role_binding_allowed(cluster: ControlPlane, min
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
     }
     bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
-    cluster.api.create(bindings, binding)
+    provoked_cluster.api.create(bindings, binding)
     try:
         eventually_allowed(credential.api(), "/api/v1/namespaces/default")
     finally:
-        cluster.api.delete(f"{bindings}/too-much-{credential.node_name}")
-    outside = [e for e in audit.requests_outside_node_grants(cluster.audit_events) if e.user.username == user]
+        provoked_cluster.api.delete(f"{bindings}/too-much-{credential.node_name}")
+    outside = [e for e in audit.requests_outside_node_grants(provoked_cluster.audit_events) if e.user.username == user]
     assert outside
     assert {e.object.resource for e in outside} == {"namespaces"}
 

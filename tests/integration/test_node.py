@@ -262,7 +262,6 @@ async def test_an_agent_outlives_its_api_server(
         assert conditions(node)["Ready"]["status"] == "True"
         await asyncio.to_thread(cluster.restart_apiserver)
         cluster.api.create("/api/v1/namespaces/default/pods", pod_body("p", name))
-    assert [str(e) for e in audit.forbidden_node_requests(cluster.audit_events)] == []
 
 
 def test_the_own_address_is_the_one_that_reaches_the_api_server() -> None:

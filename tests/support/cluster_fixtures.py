@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.cluster import node_credential
+from tests.cluster import audit, node_credential
 from tests.cluster.api import ApiClient
 from tests.cluster.binary import cluster_binary
 from tests.cluster.control_plane import ControlPlane
@@ -22,7 +22,7 @@ from tests.cluster.docker_engine import DockerEngine
 from tests.cluster.node_credential import NodeCredential
 from tests.cluster.registry import BasicAuth, Registry
 
-_NEEDS_BINARY = frozenset({"cluster", "cluster_factory"})
+_NEEDS_BINARY = frozenset({"cluster", "provoked_cluster", "cluster_factory"})
 
 
 class Kubectl(Protocol):
@@ -72,11 +72,33 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield control_plane
 
 
+@pytest.fixture(scope="session")
+def provoked_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane for tests that provoke refusals: no audit log of another one may hold any."""
+    with ControlPlane(tmp_path_factory.mktemp("provoked-cluster")) as control_plane:
+        yield control_plane
+
+
 @pytest.fixture
 def cluster_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], ControlPlane]]:
-    """Starts further control planes (8 s each), stopped after the test."""
+    """Starts further control planes (8 s each), stopped after the test, their audit logs without a refusal."""
+    made: list[ControlPlane] = []
     with contextlib.ExitStack() as started:
-        yield lambda: started.enter_context(ControlPlane(tmp_path_factory.mktemp("cluster")))
+
+        def start() -> ControlPlane:
+            made.append(started.enter_context(ControlPlane(tmp_path_factory.mktemp("cluster"))))
+            return made[-1]
+
+        yield start
+    for cluster in made:
+        assert_no_refusal(cluster)
+
+
+def assert_no_refusal(cluster: ControlPlane) -> None:
+    """No node of this cluster asked for what it may not have, or got what only a role binding grants."""
+    events = audit.read(cluster.audit_log)
+    assert [str(event) for event in audit.forbidden_node_requests(events)] == []
+    assert [str(event) for event in audit.requests_outside_node_grants(events)] == []
 
 
 @pytest.fixture
