@@ -10,14 +10,17 @@ from vzkubelet.cli import flags
 VERB_SETTINGS = ("machine-driver", "guest-network", "qemu-firmware", "cache-dir", "log-level")
 
 
-@click.command(
-    "exec",
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "ignore_unknown_options": True,
-        "allow_interspersed_args": False,
-    },
-)
+class _Exec(click.Command):
+    """Options may stand on both sides of POD when a ``--`` begins the command, as with kubectl; without it the command
+    begins after POD."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.allow_interspersed_args = "--" in args
+        ctx.ignore_unknown_options = "--" not in args
+        return super().parse_args(ctx, args)
+
+
+@click.command("exec", cls=_Exec, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-i", "--stdin", is_flag=True, help="Pass stdin to the command.")
 @click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
 @click.option("-c", "--container", help="Container name; the first container (the machine) by default.")
@@ -34,12 +37,9 @@ def exec_(
     from vzkubelet.daemon import standalone
 
     settings = flags.standalone(ctx)
-    argv = command[1:] if command[0] == "--" else command
-    if not argv:
-        raise click.UsageError("you must specify at least one command for the container")
     terminal = tty and sys.stdin.isatty()
     far_end = streams.Terminal(stdin=stdin, terminal=terminal)
     with streams.raw_mode(terminal and stdin):
         return asyncio.run(
-            standalone.execute(settings, pod, container, ports.ExecRequest(tuple(argv), terminal), far_end)
+            standalone.execute(settings, pod, container, ports.ExecRequest(command, terminal), far_end)
         )

@@ -7,6 +7,7 @@ import pytest
 
 from vzkubelet import cli, config, errors
 from vzkubelet.cli import flags, verbs
+from vzkubelet.cli.exec import exec_
 
 
 @pytest.fixture
@@ -141,3 +142,19 @@ def test_help_shows_every_flag_variable_and_verb(capsys: pytest.CaptureFixture[s
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.invoke(["version"]) == 0
     assert capsys.readouterr().out.startswith("macos-vz-kubelet 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "container", "command"),
+    [
+        (["pod", "-c", "side", "--", "ls", "-l"], "side", ("ls", "-l")),
+        (["-c", "side", "pod", "ls", "-l"], "side", ("ls", "-l")),
+        (["-it", "pod", "--", "sh", "-c", "a -- b"], None, ("sh", "-c", "a -- b")),
+        (["pod", "--", "--", "-c"], None, ("--", "-c")),
+    ],
+)
+def test_options_of_exec_stand_on_both_sides_of_the_pod(
+    arguments: list[str], container: str | None, command: tuple[str, ...]
+) -> None:
+    given = exec_.make_context("exec", arguments).params
+    assert (given["pod"], given["container"], given["command"]) == ("pod", container, command)
