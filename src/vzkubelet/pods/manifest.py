@@ -10,9 +10,8 @@ import msgspec
 import yaml
 
 from vzkubelet import errors
-from vzkubelet.model import objects
+from vzkubelet.model import objects, quantity
 from vzkubelet.model import pod as api
-from vzkubelet.podstate import resources
 
 DEFAULT_GRACE_S = 30
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -113,4 +112,15 @@ def _check_containers(pod: api.Pod, source: str) -> None:
                 raise errors.InvalidInput(
                     f'{source}: container "{container.name}" mounts unknown volume "{mount.name}"'
                 )
-        resources.container_resources(container)
+        _check_quantities(container, source)
+
+
+def _check_quantities(container: api.Container, source: str) -> None:
+    given = container.resources
+    for kind, quantities in (("requests", given.requests), ("limits", given.limits)) if given else ():
+        for resource, amount in (quantities or {}).items():
+            try:
+                quantity.parse(amount)
+            except errors.InvalidInput as exc:
+                field_name = f'container "{container.name}" resources.{kind}.{resource}'
+                raise errors.InvalidInput(f"{source}: {field_name}: {exc}") from exc
