@@ -13,10 +13,10 @@ import asyncssh
 
 from vzkubelet.config.settings import GuestNetwork
 from vzkubelet.machines.directory import MachineRoot
+from vzkubelet.machines.process import owned
 from vzkubelet.machines.qemu.bridge import bridge_name, short_hash
 from vzkubelet.machines.qemu.driver import QemuDriver
 from vzkubelet.machines.qemu.machine import QemuState
-from vzkubelet.machines.qemu.process import owned
 from vzkubelet.machines.selection import qemu_driver
 from vzkubelet.machines.synthetic import SyntheticDriver, SyntheticTiming
 from vzkubelet.model.identity import PodRef

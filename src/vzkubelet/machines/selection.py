@@ -7,12 +7,12 @@ from typing import assert_never
 
 from vzkubelet.config import settings
 from vzkubelet.errors import InvalidInput, Unsupported
+from vzkubelet.machines.process import SEARCH_PATH
 from vzkubelet.machines.qemu.accelerator import KvmProof
 from vzkubelet.machines.qemu.bridge import BridgeNetwork, obstacle
 from vzkubelet.machines.qemu.driver import QemuDriver
 from vzkubelet.machines.qemu.host import QemuHost, find_host
 from vzkubelet.machines.qemu.network import GuestNetwork, UserNetwork
-from vzkubelet.machines.qemu.process import SEARCH_PATH
 from vzkubelet.machines.synthetic import SyntheticDriver
 from vzkubelet.ports import MachineDriver
 

@@ -14,9 +14,9 @@ import pytest_asyncio
 
 from vzkubelet.errors import Unavailable
 from vzkubelet.machines.addresses import machine_mac
+from vzkubelet.machines.process import owned
 from vzkubelet.machines.qemu import firewall
 from vzkubelet.machines.qemu.bridge import BridgeNetwork, obstacle, tap_name
-from vzkubelet.machines.qemu.process import owned
 from vzkubelet.ports import HostNetwork
 
 

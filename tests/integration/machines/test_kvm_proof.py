@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from vzkubelet.machines.process import owned, run
 from vzkubelet.machines.qemu import accelerator
 from vzkubelet.machines.qemu.accelerator import KVM, TCG, TRIALS, KvmProof, KvmVerdict, precondition
-from vzkubelet.machines.qemu.process import owned, run
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ import pytest_asyncio
 from tests.support.machine_worlds import BOOT_TIMEOUT_S, QemuWorld, machine_image
 from vzkubelet.config.settings import GuestNetwork
 from vzkubelet.machines.directory import MachineRoot, reachable_socket_path
+from vzkubelet.machines.process import owned
 from vzkubelet.machines.qemu import monitor
 from vzkubelet.machines.qemu.machine import QemuState
-from vzkubelet.machines.qemu.process import owned
 from vzkubelet.ports import MachinePhase, Share
 
 UID = "0b2f6f0e-9d5c-4f38-8c57-6f1f4c1a7e21"

@@ -17,7 +17,7 @@ import msgspec
 from vzkubelet.aio import run_blocking
 from vzkubelet.errors import MachineFault, clip
 from vzkubelet.files import write_atomic
-from vzkubelet.machines.qemu.process import Launch, ProcessRef, boot_id, exit_of, last_words, launch, send_signal
+from vzkubelet.machines.process import Launch, ProcessRef, boot_id, exit_of, last_words, launch, send_signal
 
 _log = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from vzkubelet.aio import run_blocking
 from vzkubelet.errors import DeadlineExceeded, Exhausted, MachineFault, Unavailable, clip
 from vzkubelet.files import write_atomic
 from vzkubelet.machines.addresses import MacAddress, newest_lease
+from vzkubelet.machines.process import run
 from vzkubelet.machines.qemu import firewall
 from vzkubelet.machines.qemu.dhcp import LeaseServer, LeaseServerConfig
 from vzkubelet.machines.qemu.network import Attachment
-from vzkubelet.machines.qemu.process import run
 from vzkubelet.ports import GuestAddress, HostNetwork
 
 _log = logging.getLogger(__name__)

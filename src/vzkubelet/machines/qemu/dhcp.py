@@ -13,7 +13,7 @@ from pathlib import Path
 from vzkubelet.aio import run_blocking
 from vzkubelet.errors import Unavailable, clip
 from vzkubelet.machines.addresses import Lease, dnsmasq_leases
-from vzkubelet.machines.qemu.process import Launch, ProcessRef, exit_of, is_alive, kill, last_words, launch, owned
+from vzkubelet.machines.process import Launch, ProcessRef, exit_of, is_alive, kill, last_words, launch, owned
 
 _log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from vzkubelet.errors import Conflict, Error, InvalidInput, NotFound, Unavailabl
 from vzkubelet.machines.addresses import MacAddress, machine_mac
 from vzkubelet.machines.clone import CloneAborted, CloneMethod, clone_disk_for_qemu, clone_file
 from vzkubelet.machines.directory import MachineRecord, MachineRoot
+from vzkubelet.machines.process import OwnedProcess, cpu_ns, kill, owned, resident_bytes
 from vzkubelet.machines.qemu import shares
 from vzkubelet.machines.qemu.accelerator import KvmProof
 from vzkubelet.machines.qemu.host import QemuHost
 from vzkubelet.machines.qemu.machine import QemuMachine, QemuParts, QemuState, to_completion
 from vzkubelet.machines.qemu.network import GuestNetwork
-from vzkubelet.machines.qemu.process import OwnedProcess, cpu_ns, kill, owned, resident_bytes
 from vzkubelet.ports import (
     GuestAddress,
     HostNetwork,

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from vzkubelet.errors import clip
-from vzkubelet.machines.qemu.process import run
+from vzkubelet.machines.process import run
 
 _log = logging.getLogger(__name__)
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")

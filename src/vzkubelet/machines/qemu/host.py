@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vzkubelet.errors import InvalidInput, Unsupported
-from vzkubelet.machines.qemu.process import SEARCH_PATH
+from vzkubelet.machines.process import SEARCH_PATH
 
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 

@@ -13,13 +13,7 @@ from vzkubelet import aio
 from vzkubelet.errors import Conflict, Error, MachineFault, NotFound, clip
 from vzkubelet.machines.addresses import machine_mac
 from vzkubelet.machines.directory import MachineDirectory, MachineRecord, MachineState, listen, os_fault
-from vzkubelet.machines.qemu import monitor, shares
-from vzkubelet.machines.qemu.accelerator import Accelerator, KvmProof
-from vzkubelet.machines.qemu.command_line import QemuInvocation, command_line
-from vzkubelet.machines.qemu.events import fault_text, last_shutdown
-from vzkubelet.machines.qemu.host import QemuHost
-from vzkubelet.machines.qemu.network import LOOPBACK, USER_GUEST_IP, Attachment, GuestNetwork, forwards
-from vzkubelet.machines.qemu.process import (
+from vzkubelet.machines.process import (
     Launch,
     OwnedProcess,
     ProcessRef,
@@ -31,6 +25,12 @@ from vzkubelet.machines.qemu.process import (
     launch,
     owned,
 )
+from vzkubelet.machines.qemu import monitor, shares
+from vzkubelet.machines.qemu.accelerator import Accelerator, KvmProof
+from vzkubelet.machines.qemu.command_line import QemuInvocation, command_line
+from vzkubelet.machines.qemu.events import fault_text, last_shutdown
+from vzkubelet.machines.qemu.host import QemuHost
+from vzkubelet.machines.qemu.network import LOOPBACK, USER_GUEST_IP, Attachment, GuestNetwork, forwards
 from vzkubelet.ports import GuestAddress, MachinePhase
 
 _log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from vzkubelet.errors import InvalidInput, MachineFault, Unsupported
 from vzkubelet.machines.directory import MachineDirectory, listen
+from vzkubelet.machines.process import Launch, ProcessRef, launch
 from vzkubelet.machines.qemu.host import QemuHost
-from vzkubelet.machines.qemu.process import Launch, ProcessRef, launch
 from vzkubelet.ports import Share
 
 ROLE_PREFIX = "virtiofsd:"

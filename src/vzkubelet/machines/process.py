@@ -1,18 +1,20 @@
-"""Processes that outlive the daemon: started apart from it, known by (pid, start time, boot), watched by pidfd."""
+"""Processes that outlive the daemon: started apart from it, known by (pid, start time, boot), watched by the kernel."""
 
 import asyncio
 import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from vzkubelet.aio import run_blocking
-from vzkubelet.errors import DeadlineExceeded, MachineFault, Unsupported
+from vzkubelet.errors import DeadlineExceeded, MachineFault
+from vzkubelet.machines import process_table
+from vzkubelet.machines.process_table import boot_id as boot_id
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where the programs of a Debian host lie; the environment of the daemon is not handed on to what it starts."""
@@ -20,7 +22,6 @@ OWNER = "VZKUBELET_OWNER"
 """Environment variable of every process started here: the directory it belongs to. It is set in the same system call
 that starts the program, so there is no moment in which a crash of the daemon leaves a process nobody can find."""
 ROLE = "VZKUBELET_ROLE"
-_PROC = Path("/proc")
 _COMMAND_TIMEOUT_S = 30.0
 _KILL_TIMEOUT_S = 30.0
 """A killed process that is not gone by then hangs in the kernel; waiting longer would not help."""
@@ -31,6 +32,7 @@ class ProcessRef(msgspec.Struct, frozen=True):
 
     pid: int
     start_ticks: int
+    """`process_table.Sighting.start`."""
     boot_id: str
 
 
@@ -43,26 +45,10 @@ class OwnedProcess:
     role: str
 
 
-def boot_id() -> str:
-    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-
-
-def _stat(pid: int) -> tuple[str, int, int] | None:
-    """State letter, start time in ticks, CPU ticks of a process (proc(5)); None when there is none."""
-    try:
-        text = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()  # the name in front may hold anything
-    return fields[0], int(fields[19]), int(fields[11]) + int(fields[12])
-
-
 def reference(pid: int) -> ProcessRef | None:
     """The process that has this pid now; None when it has ended."""
-    found = _stat(pid)
-    if found is None or found[0] in "ZX":
-        return None
-    return ProcessRef(pid, found[1], boot_id())
+    found = process_table.sighting(pid)
+    return None if found is None or found.ended else ProcessRef(pid, found.start, boot_id())
 
 
 def is_alive(ref: ProcessRef) -> bool:
@@ -71,36 +57,24 @@ def is_alive(ref: ProcessRef) -> bool:
 
 def cpu_ns(ref: ProcessRef) -> int:
     """CPU time of the process so far, 0 when it has ended."""
-    found = _stat(ref.pid)
-    if found is None or found[1] != ref.start_ticks:
-        return 0
-    return found[2] * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return process_table.cpu_ns(ref.pid) if is_alive(ref) else 0
 
 
 def resident_bytes(ref: ProcessRef) -> int:
     """Resident memory, shared pages included; 0 when the process has ended."""
-    try:
-        pages = int((_PROC / str(ref.pid) / "statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return process_table.resident_bytes(ref.pid) if is_alive(ref) else 0
 
 
 def owned(under: Path) -> list[OwnedProcess]:
     """Every live process whose owner is `under` or lies below it, found by its environment."""
     found = []
     prefix = os.fsencode(f"{OWNER}={under}")
-    for entry in _PROC.iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # ended meanwhile, or somebody else's
-            continue
+    for pid in process_table.pids():
+        variables = process_table.environment(pid)
         owner = next((v for v in variables if v == prefix or v.startswith(prefix + b"/")), None)
         if owner is None:
             continue
-        ref = reference(int(entry.name))
+        ref = reference(pid)
         if ref is not None:
             role = next((v for v in variables if v.startswith(f"{ROLE}=".encode())), b"=")
             found.append(OwnedProcess(ref, os.fsdecode(owner.partition(b"=")[2]), os.fsdecode(role.partition(b"=")[2])))
@@ -119,6 +93,8 @@ class Launch:
     stdin: int | None = None
     stdout: int | None = None
     pass_fds: tuple[int, ...] = ()
+    environment: Mapping[str, str] | None = None
+    """Beside the marks; None = a plain one, for programs of the host that need nothing of the user's."""
 
 
 def launch(how: Launch) -> ProcessRef:
@@ -126,7 +102,8 @@ def launch(how: Launch) -> ProcessRef:
 
     Raises: MachineFault when it cannot be started.
     """
-    environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", OWNER: str(how.owner), ROLE: how.role}
+    plain = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8"}
+    environment = {**(plain if how.environment is None else how.environment), OWNER: str(how.owner), ROLE: how.role}
     try:
         with how.log.open("ab") as log:
             process = subprocess.Popen(
@@ -143,42 +120,33 @@ def launch(how: Launch) -> ProcessRef:
         raise MachineFault(f"cannot start {how.argv[0]}: {exc.strerror or exc}") from exc
     # Popen was only the launcher: the exit is collected by `ExitWatch`, whoever is the parent by then.
     process.returncode = 0
-    found = _stat(process.pid)
-    assert found is not None, "an unreaped child is always in /proc"
-    return ProcessRef(process.pid, found[1], boot_id())
+    found = process_table.sighting(process.pid)
+    assert found is not None, "an unreaped child is always in the table"
+    return ProcessRef(process.pid, found.start, boot_id())
 
 
 def send_signal(ref: ProcessRef, number: signal.Signals) -> None:
     """Signal exactly this process; one that has ended is no error."""
-    with _pidfd(ref) as descriptor:
+    with _watched(ref) as descriptor:
         if descriptor is not None:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, number)
+                process_table.send_signal(ref.pid, descriptor, number)
 
 
 @contextlib.contextmanager
-def _pidfd(ref: ProcessRef) -> Iterator[int | None]:
-    """A descriptor of this very process; None when it has ended (a zombie still has one)."""
-    try:
-        descriptor = os.pidfd_open(ref.pid)
-    except ProcessLookupError:
-        yield None
-        return
-    except OSError as exc:
-        raise Unsupported(f"cannot watch processes (pidfd_open: {exc.strerror}); Linux 5.4 or later is needed") from exc
-    try:
-        found = _stat(ref.pid)  # after the open: the pid cannot have changed hands since
-        same = found is not None and found[1] == ref.start_ticks and boot_id() == ref.boot_id
+def _watched(ref: ProcessRef) -> Iterator[int | None]:
+    """A descriptor of this very process; None when it has ended (a zombie may still have one)."""
+    with process_table.end_descriptor(ref.pid) as descriptor:
+        found = process_table.sighting(ref.pid)  # after the open: the pid cannot have changed hands since
+        same = found is not None and found.start == ref.start_ticks and boot_id() == ref.boot_id
         yield descriptor if same else None
-    finally:
-        os.close(descriptor)
 
 
 async def exit_of(ref: ProcessRef) -> int | None:
     """Wait until the process has ended. Its status as `subprocess` gives it (negative = signal) where it was started
     by this process, else None."""
     loop = asyncio.get_running_loop()
-    with _pidfd(ref) as descriptor:
+    with _watched(ref) as descriptor:
         if descriptor is None:
             return None
         ended = asyncio.Event()
@@ -187,13 +155,7 @@ async def exit_of(ref: ProcessRef) -> int | None:
             await ended.wait()
         finally:
             loop.remove_reader(descriptor)
-        try:
-            result = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - it has ended
-        except ChildProcessError:
-            return None
-    if result is None:
-        return None
-    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+        return process_table.collect(ref.pid, descriptor)
 
 
 async def kill(refs: Sequence[ProcessRef]) -> None:
