@@ -9,12 +9,12 @@ from pathlib import Path
 
 from . import fwinfo
 from .fwinfo import Json
-from .sources import COCOA, DISPATCH, VIRTUALIZATION, Archive, SourceError
+from .sources import Archive, SourceError
 
 FOUNDATION_CLASSES = (
     "NSArray", "NSData", "NSDate", "NSDictionary", "NSError", "NSException", "NSFileHandle", "NSMutableArray",
-    "NSMutableDictionary", "NSNull", "NSNumber", "NSObject", "NSOperationQueue", "NSPipe", "NSProcessInfo", "NSProgress",
-    "NSRunLoop", "NSString", "NSThread", "NSURL", "NSUUID", "NSValue",
+    "NSMutableDictionary", "NSNull", "NSNumber", "NSObject", "NSOperationQueue", "NSPipe", "NSProcessInfo",
+    "NSProgress", "NSRunLoop", "NSString", "NSThread", "NSURL", "NSUUID", "NSValue",
 )  # fmt: skip
 FOUNDATION_PROTOCOLS = ("NSCopying", "NSProgressReporting")
 FOUNDATION_ENUMS = re.compile(r"NSKeyValueObservingOption|NSUTF8StringEncoding|NSFile.*Error$|NSUserCancelledError")
@@ -234,8 +234,9 @@ def _compare_registrations(document: Json, code: str) -> None:
 
 
 def _registrations(code: str) -> list[tuple[bytes, bytes, Json]]:
-    calls = []
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "r":
-            calls.append(tuple(ast.literal_eval(argument) for argument in node.args))
-    return calls  # type: ignore[return-value]
+    calls = (
+        [ast.literal_eval(argument) for argument in node.args]
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "r"
+    )
+    return [(name, selector, facts) for name, selector, facts in calls]

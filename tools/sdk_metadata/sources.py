@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import io
 import re
 import subprocess
 import sys
@@ -55,7 +56,7 @@ class Archive:
         digest = hashlib.sha256(data).hexdigest()
         if digest != source.sha256:
             raise SourceError(
-                f"{source.file_name} has sha256 {digest}, but {source.sha256} was reviewed; after reading what changed, "
+                f"{source.file_name} has sha256 {digest}, but {source.sha256} was reviewed; read what changed, then "
                 "pin the new hash in tools/sdk_metadata/sources.py"
             )
         self.source = source
@@ -76,8 +77,6 @@ class Archive:
 
 
 def _texts(stem: str, data: bytes) -> dict[str, str]:
-    import io
-
     wanted = re.compile(r"metadata/.*\.fwinfo|Lib/.*\.py|License\.txt")
     texts = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
