@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from vzkubelet.config import values
 from vzkubelet.config.options import Host, Option
 from vzkubelet.config.options import table as _table
 from vzkubelet.config.resolve import Purpose, Resolution, resolve
 from vzkubelet.config.settings import (
     Config,
+    Display,
     DriverChoice,
     GuestNetwork,
     GuestSettings,
@@ -30,11 +32,18 @@ from vzkubelet.config.settings import (
     SidecarSettings,
     Taint,
     TraceSettings,
+    VzAudio,
+    VzDiskCaching,
+    VzDiskSync,
+    VzMachineId,
+    VzNetwork,
+    VzSettings,
 )
 from vzkubelet.errors import InvalidInput
 
 __all__ = [
     "Config",
+    "Display",
     "DriverChoice",
     "GuestNetwork",
     "GuestSettings",
@@ -52,6 +61,12 @@ __all__ = [
     "SidecarSettings",
     "Taint",
     "TraceSettings",
+    "VzAudio",
+    "VzDiskCaching",
+    "VzDiskSync",
+    "VzMachineId",
+    "VzNetwork",
+    "VzSettings",
     "effective",
     "load",
     "options",
@@ -142,7 +157,7 @@ def effective(config: Config) -> dict[str, str]:
         if option.secret:
             shown[option.target] = "(set)" if value else "(empty)"
         elif isinstance(value, tuple):
-            shown[option.target] = ",".join(map(str, value))
+            shown[option.target] = (" " if option.parse is values.command else ",").join(map(str, value))
         else:
             shown[option.target] = "" if value is None else str(value)
     return shown

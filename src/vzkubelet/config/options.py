@@ -6,9 +6,10 @@ flag (secrets: a command line can be read by every user of the host). The config
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from vzkubelet.config import values
+from vzkubelet.config import values, vz_options
+from vzkubelet.config.option import Host as Host
+from vzkubelet.config.option import Option as Option
 from vzkubelet.config.settings import DriverChoice, GuestNetwork, LogFormat
 from vzkubelet.config.values import Parser
 
@@ -16,44 +17,6 @@ DEFAULT_TAINT = "virtual-kubelet.io/provider=macOS-vz:NoSchedule"
 MAC_CACHE = "~/Library/Caches/com.agoda.fleet.virtualization"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  the API server dials whichever address the node reports
 CACHE_NAME = "com.agoda.fleet.virtualization"
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What defaults depend on; `home` is where ``~`` points."""
-
-    name: str
-    platform: str
-    home: str
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    name: str
-    target: str
-    """``group.field`` of Config."""
-    parse: Parser
-    help: str
-    default: str | None = None
-    """Text that is parsed like any other; None = the setting is None when not given."""
-    env: str = ""
-    flag: bool = True
-    metavar: str = "TEXT"
-    required: bool = False
-    secret: bool = False
-    is_file: bool = False
-    """The daemon does not start when this file cannot be read."""
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether the flag may stand without a value."""
-        return self.parse is values.boolean
-
-    @property
-    def label(self) -> str:
-        """How a message names the setting when it is missing."""
-        both = f"--{self.name} ({self.env})" if self.env else f"--{self.name}"
-        return both if self.flag else self.env
 
 
 def table(host: Host, env: Mapping[str, str]) -> tuple[Option, ...]:
@@ -64,6 +27,7 @@ def table(host: Host, env: Mapping[str, str]) -> tuple[Option, ...]:
         *_serving(path),
         *_access(path),
         *_machines(path, host, env),
+        *vz_options.table(path, host, env),
         *_guests(),
         *_telemetry(),
     )

@@ -20,6 +20,7 @@ from vzkubelet.config.settings import (
     ServerSettings,
     SidecarSettings,
     TraceSettings,
+    VzSettings,
 )
 from vzkubelet.errors import InvalidInput
 
@@ -163,6 +164,7 @@ def _assemble(options: tuple[Option, ...], parsed: Mapping[str, Any]) -> Config:
         kube=KubeSettings(**groups["kube"]),
         server=ServerSettings(**groups["server"]),
         machines=MachineSettings(**groups["machines"]),
+        vz=VzSettings(**groups["vz"]),
         guests=GuestSettings(**groups["guests"]),
         sidecars=SidecarSettings(**groups["sidecars"]),
         logs=LogSettings(**groups["logs"]),

@@ -23,6 +23,47 @@ class GuestNetwork(StrEnum):
     USER = "user"
 
 
+class VzNetwork(StrEnum):
+    """Network of guests that are not bridged."""
+
+    NAT = "nat"
+    """Apple's shared NAT, which needs no permission."""
+    VMNET_SHARED = "vmnet-shared"
+    """A vmnet network per guest, with a way out (macOS 26)."""
+    VMNET_HOST = "vmnet-host"
+    """A vmnet network per guest, host and guest alone (macOS 26)."""
+
+
+class VzAudio(StrEnum):
+    OFF = "off"
+    SILENT = "silent"
+    """A loudspeaker that leads nowhere: guests behave as with sound."""
+    HOST = "host"
+    """The host's loudspeaker and microphone, which makes macOS ask its user."""
+
+
+class VzDiskCaching(StrEnum):
+    AUTO = "auto"
+    """Cached for Linux guests, whose file systems get damaged otherwise, and automatic for macOS."""
+    AUTOMATIC = "automatic"
+    CACHED = "cached"
+    UNCACHED = "uncached"
+
+
+class VzDiskSync(StrEnum):
+    FULL = "full"
+    FSYNC = "fsync"
+    NONE = "none"
+
+
+class VzMachineId(StrEnum):
+    """What becomes of an image's machine identifier, which all its clones would share."""
+
+    KEEP = "keep"
+    RANDOM = "random"
+    FAIL_IF_RUNNING = "fail-if-running"
+
+
 class LogLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"
@@ -121,6 +162,42 @@ class MachineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Display:
+    width_px: int
+    height_px: int
+    pixels_per_inch: int = 72
+
+    def __str__(self) -> str:
+        return f"{self.width_px}x{self.height_px}x{self.pixels_per_inch}"
+
+
+@dataclass(frozen=True, slots=True)
+class VzSettings:
+    """Apple's Virtualization.framework."""
+
+    helper_app: Path
+    """The signed .app whose interpreter runs the helpers of machines; where it is not there, this interpreter does."""
+    host_dir: Path
+    """Where agents of one host share machine slots, MAC addresses and identities. One for the host, not one per cache:
+    Apple counts macOS guests per host."""
+    dhcp_leases_file: Path
+    network: VzNetwork
+    packet_filter: tuple[str, ...] | None
+    """Command of a packet filter between guest and host (softnet), with ``{fd}`` and ``{mac}`` to be filled in; its
+    network replaces `network`."""
+    display: Display
+    audio: VzAudio
+    disk_caching: VzDiskCaching
+    disk_sync: VzDiskSync
+    machine_id: VzMachineId
+    """Keep, as the Go project does: software that is licensed to a machine goes on to work in its clones."""
+    nested: bool
+    """Nested virtualization for Linux guests (macOS 15, M3)."""
+    rosetta: bool
+    """Rosetta for Linux guests, as a share with the tag ``rosetta``."""
+
+
+@dataclass(frozen=True, slots=True)
 class GuestSettings:
     ssh_user: str
     ssh_password: str = field(repr=False)
@@ -159,6 +236,7 @@ class Config:
     kube: KubeSettings
     server: ServerSettings
     machines: MachineSettings
+    vz: VzSettings
     guests: GuestSettings
     sidecars: SidecarSettings
     logs: LogSettings

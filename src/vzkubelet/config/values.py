@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vzkubelet.config.settings import LogLevel, Taint
+from vzkubelet.config.settings import Display, LogLevel, Taint
 from vzkubelet.errors import InvalidInput
 from vzkubelet.model import duration, quantity
 
@@ -125,6 +125,27 @@ def ip_address(raw: str) -> str:
         return str(ipaddress.ip_address(raw.strip()))
     except ValueError:
         raise InvalidInput(f'"{raw}" is not an IP address') from None
+
+
+def display(raw: str) -> Display:
+    """``WIDTHxHEIGHT`` in pixels, or ``WIDTHxHEIGHTxPPI``."""
+    found = re.fullmatch(r"(\d{3,5})x(\d{3,5})(?:x(\d{2,3}))?", raw.strip().lower())
+    if found is None:
+        raise InvalidInput(
+            f'"{raw}" is not the size of a display: write 1920x1080 or, with pixels per inch, 1920x1080x80'
+        )
+    width, height, density = found.groups()
+    return Display(int(width), int(height), int(density)) if density else Display(int(width), int(height))
+
+
+def command(raw: str) -> tuple[str, ...]:
+    """A command line as a shell splits it; nothing is expanded."""
+    import shlex
+
+    try:
+        return tuple(shlex.split(text(raw)))
+    except ValueError as exc:
+        raise InvalidInput(f'"{raw}" is not a command line: {exc}') from exc
 
 
 def node_name(raw: str) -> str:

@@ -52,6 +52,11 @@ def test_documented_defaults() -> None:
     assert settings.machines.driver is DriverChoice.AUTO
     assert settings.machines.bridge_interface is None
     assert settings.logs.format is LogFormat.TEXT
+    assert settings.vz.helper_app.name == "macos-vz-kubelet.app"
+    assert settings.vz.host_dir == Path("/home/u/.local/state/macos-vz-kubelet/host")
+    assert settings.vz.dhcp_leases_file == Path("/var/db/dhcpd_leases")
+    assert settings.vz.display == config.Display(1024, 768)
+    assert settings.vz.machine_id is config.VzMachineId.KEEP
 
 
 def test_every_documented_flag_and_variable_reaches_its_setting() -> None:
@@ -78,6 +83,18 @@ def test_every_documented_flag_and_variable_reaches_its_setting() -> None:
             "guest-network": "user",
             "qemu-firmware": "/firmware.fd",
             "log-format": "json",
+            "vz-helper-app": "~/Agent.app",
+            "vz-host-dir": "/host",
+            "dhcp-leases-file": "/leases",
+            "vz-network": "vmnet-host",
+            "vz-packet-filter": "softnet --vm-fd {fd} --vm-mac-address '{mac}'",
+            "vz-machine-id": "fail-if-running",
+            "vz-display": "1920x1080x80",
+            "vz-audio": "off",
+            "vz-disk-caching": "uncached",
+            "vz-disk-sync": "fsync",
+            "vz-nested-virtualization": "true",
+            "vz-rosetta": "true",
             "max-pods": "4",
             "cpu": "7500m",
             "memory": "16Gi",
@@ -112,6 +129,20 @@ def test_every_documented_flag_and_variable_reaches_its_setting() -> None:
     )
     firmware = Path("/firmware.fd")
     assert settings.machines == config.MachineSettings(DriverChoice.QEMU, GuestNetwork.USER, firmware, "en0")
+    assert settings.vz == config.VzSettings(
+        helper_app=Path("/home/u/Agent.app"),
+        host_dir=Path("/host"),
+        dhcp_leases_file=Path("/leases"),
+        network=config.VzNetwork.VMNET_HOST,
+        packet_filter=("softnet", "--vm-fd", "{fd}", "--vm-mac-address", "{mac}"),
+        display=config.Display(1920, 1080, 80),
+        audio=config.VzAudio.OFF,
+        disk_caching=config.VzDiskCaching.UNCACHED,
+        disk_sync=config.VzDiskSync.FSYNC,
+        machine_id=config.VzMachineId.FAIL_IF_RUNNING,
+        nested=True,
+        rosetta=True,
+    )
     assert (settings.guests.ssh_user, settings.guests.ssh_password) == ("admin", "hunter2")
     assert settings.sidecars.docker_host == "tcp://127.0.0.1:2375"
     assert settings.logs == config.LogSettings(LogLevel.DEBUG, LogFormat.JSON)
@@ -278,3 +309,17 @@ def test_synthetic_driver_needs_no_guest_login_but_still_a_serving_certificate()
         config.load({"machine-driver": "synthetic"}, {}, host=LINUX)
     assert "SSH" not in str(caught.value)
     assert "APISERVER_KEY_LOCATION is not set" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "raw", "reason"),
+    [
+        ("vz-display", "big", "is no display size"),
+        ("vz-display", "1920x", "is no display size"),
+        ("vz-packet-filter", "softnet '", "is not a command line"),
+        ("vz-machine-id", "new", "is none of keep, random, fail-if-running"),
+    ],
+)
+def test_a_setting_of_the_framework_that_cannot_be_read_says_what_it_may_be(flag: str, raw: str, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        config.load({flag: raw}, {}, host=LINUX, purpose=config.Purpose.STANDALONE)
