@@ -131,9 +131,7 @@ def display(raw: str) -> Display:
     """``WIDTHxHEIGHT`` in pixels, or ``WIDTHxHEIGHTxPPI``."""
     found = re.fullmatch(r"(\d{3,5})x(\d{3,5})(?:x(\d{2,3}))?", raw.strip().lower())
     if found is None:
-        raise InvalidInput(
-            f'"{raw}" is not the size of a display: write 1920x1080 or, with pixels per inch, 1920x1080x80'
-        )
+        raise InvalidInput(f'"{raw}" is no display size: write 1920x1080 or, with pixels per inch, 1920x1080x80')
     width, height, density = found.groups()
     return Display(int(width), int(height), int(density)) if density else Display(int(width), int(height))
 
