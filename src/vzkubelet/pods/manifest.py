@@ -117,7 +117,7 @@ def _check_containers(pod: api.Pod, source: str) -> None:
 
 def _check_quantities(container: api.Container, source: str) -> None:
     given = container.resources
-    for kind, quantities in (("requests", given.requests), ("limits", given.limits)) if given else ():
+    for kind, quantities in (("requests", given.requests), ("limits", given.limits)):
         for resource, amount in (quantities or {}).items():
             try:
                 quantity.parse(amount)
