@@ -100,12 +100,15 @@ def _answers(host: str) -> bool:
 
 def _push_busybox(docker: str, registry: str) -> None:
     reference = f"{registry}/busybox:latest"
-    change = 'CMD ["sh"]'
-    subprocess.run(
-        ["docker", "--host", docker, "import", "--change", change, "-", reference],
-        input=busybox_archive(), check=True, capture_output=True,
-    )  # fmt: skip
-    subprocess.run(["docker", "--host", docker, "push", reference], check=True, capture_output=True)
+    _docker(docker, "import", "--change", 'CMD ["sh"]', "-", reference, input_=busybox_archive())
+    _docker(docker, "push", reference)
+
+
+def _docker(host: str, *arguments: str, input_: bytes | None = None) -> None:
+    done = subprocess.run(["docker", "--host", host, *arguments], input=input_, check=False, capture_output=True)
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip()
+        raise ComponentFailed(f"docker {arguments[0]} failed at {host}: {reason}")
 
 
 def _answers_on_its_port(cluster: ControlPlane) -> bool:
