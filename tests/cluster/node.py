@@ -100,11 +100,11 @@ def _answers(host: str) -> bool:
 
 def _push_busybox(docker: str, registry: str) -> None:
     reference = f"{registry}/busybox:latest"
-    _docker(docker, "import", "--change", 'CMD ["sh"]', "-", reference, input_=busybox_archive())
-    _docker(docker, "push", reference)
+    _run_docker(docker, "import", "--change", 'CMD ["sh"]', "-", reference, input_=busybox_archive())
+    _run_docker(docker, "push", reference)
 
 
-def _docker(host: str, *arguments: str, input_: bytes | None = None) -> None:
+def _run_docker(host: str, *arguments: str, input_: bytes | None = None) -> None:
     done = subprocess.run(["docker", "--host", host, *arguments], input=input_, check=False, capture_output=True)
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip()
