@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from vzkubelet.config import values
+from vzkubelet.config import environment_file, values
 from vzkubelet.config.options import Host, Option
 from vzkubelet.config.options import table as _table
 from vzkubelet.config.resolve import Purpose, Resolution, resolve
@@ -107,7 +107,8 @@ def load(
 
 
 def read(argv_values: Mapping[str, str], *, purpose: Purpose = Purpose.DAEMON) -> Config:
-    """The Config of this process. ``config`` among the flag values names the file.
+    """The Config of this process. ``config`` among the flag values names the file, ``environment-file`` one with
+    variables that count where the environment itself has none.
 
     Raises:
         InvalidInput: every mistake, files that cannot be read among them, in one message.
@@ -115,12 +116,18 @@ def read(argv_values: Mapping[str, str], *, purpose: Purpose = Purpose.DAEMON) -
     given = dict(argv_values)
     mistakes: list[str] = []
     file: Mapping[str, object] | None = None
-    if "config" in given:
-        try:
+    variables: Mapping[str, str] = os.environ
+    try:
+        if "environment-file" in given:
+            variables = {**environment_file.read(Path(given.pop("environment-file")).expanduser()), **os.environ}
+    except InvalidInput as exc:
+        mistakes.append(str(exc))
+    try:
+        if "config" in given:
             file = read_file(Path(given.pop("config")).expanduser())
-        except InvalidInput as exc:
-            mistakes.append(str(exc))
-    resolution = resolve(given, os.environ, file, purpose, local_host())
+    except InvalidInput as exc:
+        mistakes.append(str(exc))
+    resolution = resolve(given, variables, file, purpose, local_host())
     return _finish(resolution, [*mistakes, *_unreadable(resolution.files)])
 
 

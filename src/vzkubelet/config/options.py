@@ -27,7 +27,7 @@ def table(host: Host, env: Mapping[str, str]) -> tuple[Option, ...]:
         *_serving(path),
         *_access(path),
         *_machines(path, host, env),
-        *vz_options.table(path, host, env),
+        *vz_options.table(path, host),
         *_guests(),
         *_telemetry(),
     )

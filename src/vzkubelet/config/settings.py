@@ -177,9 +177,9 @@ class VzSettings:
 
     helper_app: Path
     """The signed .app whose interpreter runs the helpers of machines; where it is not there, this interpreter does."""
-    host_dir: Path
-    """Where agents of one host share machine slots, MAC addresses and identities. One for the host, not one per cache:
-    Apple counts macOS guests per host."""
+    host_dir: Path | None
+    """Where agents of one host share machine slots, MAC addresses and identities. On a Mac one for the host and not one
+    per cache, for Apple counts macOS guests per host; None = in the cache."""
     dhcp_leases_file: Path
     network: VzNetwork
     packet_filter: tuple[str, ...] | None

@@ -1,7 +1,5 @@
 """The settings of Apple's Virtualization.framework."""
 
-from collections.abc import Mapping
-
 from vzkubelet.config import values
 from vzkubelet.config.option import Host, Option
 from vzkubelet.config.settings import VzAudio, VzDiskCaching, VzDiskSync, VzMachineId, VzNetwork
@@ -10,12 +8,11 @@ from vzkubelet.config.values import Parser
 MAC_SUPPORT = "~/Library/Application Support/macos-vz-kubelet"
 
 
-def table(path: Parser, host: Host, env: Mapping[str, str]) -> tuple[Option, ...]:
-    return (*_host(path, host, env), *_devices())
+def table(path: Parser, host: Host) -> tuple[Option, ...]:
+    return (*_host(path, host), *_devices())
 
 
-def _host(path: Parser, host: Host, env: Mapping[str, str]) -> tuple[Option, ...]:
-    state = f"{env.get('XDG_STATE_HOME') or '~/.local/state'}/macos-vz-kubelet"
+def _host(path: Parser, host: Host) -> tuple[Option, ...]:
     return (
         Option(
             "vz-helper-app",
@@ -31,7 +28,7 @@ def _host(path: Parser, host: Host, env: Mapping[str, str]) -> tuple[Option, ...
             "vz.host_dir",
             path,
             "Where all agents of this host share machine slots and MAC addresses.",
-            default=f"{MAC_SUPPORT if host.platform == 'darwin' else state}/host",
+            default=f"{MAC_SUPPORT}/host" if host.platform == "darwin" else None,
             env="VZ_HOST_DIR",
             metavar="DIR",
         ),

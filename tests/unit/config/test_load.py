@@ -53,7 +53,7 @@ def test_documented_defaults() -> None:
     assert settings.machines.bridge_interface is None
     assert settings.logs.format is LogFormat.TEXT
     assert settings.vz.helper_app.name == "macos-vz-kubelet.app"
-    assert settings.vz.host_dir == Path("/home/u/.local/state/macos-vz-kubelet/host")
+    assert settings.vz.host_dir is None
     assert settings.vz.dhcp_leases_file == Path("/var/db/dhcpd_leases")
     assert settings.vz.display == config.Display(1024, 768)
     assert settings.vz.machine_id is config.VzMachineId.KEEP
