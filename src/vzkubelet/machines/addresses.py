@@ -10,7 +10,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_ARP_LINE = re.compile(r"\((?P<ip>[0-9.]+)\) at (?P<mac>[0-9A-Fa-f:]+) on (?P<interface>\S+)")
+_ARP_LINE = re.compile(
+    r".*\((?P<ip>[0-9.]+)\) at (?P<mac>[(<]incomplete[)>]|[0-9A-Fa-f:]+) "
+    r"(?P<kind>(\[\w+\] )?(PERM )?)on (?P<interface>\S+)(?P<flags>.*)"
+)
+_MAC = re.compile(r"[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}")
+_HEXADECIMAL = re.compile(r"(0x)?[0-9A-Fa-f]{1,16}")
+_NEVER = 253_402_300_800
+"""The year 10000. A lease without end is written as (time_t) -1, unsigned."""
 _ETHERNET = "1"
 """ARP hardware type that macOS puts before a MAC (``hw_address=1,…``); ``ff`` marks a DUID, which has no MAC."""
 
@@ -25,13 +32,9 @@ class MacAddress:
     @classmethod
     def parse(cls, text: str) -> "MacAddress | None":
         """Six hexadecimal octets, each of one or two digits; None for anything else."""
-        parts = text.strip().split(":")
-        if len(parts) != 6 or not all(1 <= len(part) <= 2 for part in parts):
+        if not _MAC.fullmatch(text.strip(" ")):
             return None
-        try:
-            return cls(bytes(int(part, 16) for part in parts))
-        except ValueError:
-            return None
+        return cls(bytes(int(part, 16) for part in text.strip(" ").split(":")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,31 @@ class Lease:
 
     def is_valid(self, now: float) -> bool:
         return self.expires_at is None or self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class BootpdLease:
+    """One lease of macOS' DHCP server. `mac` is what the client said it is, None when it identified itself otherwise
+    (a DUID, as systemd's client does); `client_id` is unique in the file; `name` is chosen by the guest."""
+
+    ip: str
+    mac: MacAddress | None
+    client_id: str
+    expires_at: float | None
+    name: str = ""
+
+    def is_valid(self, now: float) -> bool:
+        return self.expires_at is None or self.expires_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class ArpEntry:
+    """`mac` is None while nobody has answered; `permanent` entries are the host's own addresses and static ones."""
+
+    ip: str
+    mac: MacAddress | None
+    interface: str
+    permanent: bool = False
 
 
 def machine_mac(uid: str) -> MacAddress:
@@ -78,26 +106,51 @@ def dnsmasq_leases(text: str) -> list[Lease]:
     return leases
 
 
-def macos_leases(text: str) -> list[Lease]:
-    """``/var/db/dhcpd_leases`` of macOS' bootpd: blocks ``{ key=value … }``; lease is the expiry in hex.
+def bootpd_leases(text: str) -> list[BootpdLease]:
+    """``/var/db/dhcpd_leases`` of macOS: blocks of ``{``, tab-indented ``key=value`` lines, ``}`` (bootp, NICache.c).
 
-    Octets are zero-stripped, a block may carry a DUID instead of a MAC (left out), several blocks may name one MAC,
-    and the file is rewritten in place: a block without its end is left out.
+    `name` is what the guest calls itself and may hold anything but a line end (bootpd turns that and NUL into dots):
+    only a whole line opens or ends a block, and only a line feed ends a line, so that no name can forge a lease.
+    Blocks without their end, an address or an expiry are left out: the file may be read while it is being written.
     """
     leases = []
-    for block in re.findall(r"\{([^{}]*)\}", text):
-        pairs = (line.strip().partition("=") for line in block.splitlines())
-        fields = {key: value for key, separator, value in pairs if separator}
-        kind, _, address = fields.get("hw_address", "").partition(",")
-        mac = MacAddress.parse(address) if kind == _ETHERNET else None
-        ip = _ipv4(fields.get("ip_address", ""))
-        try:
-            expiry = float(int(fields.get("lease", ""), 16))
-        except ValueError:
+    fields: dict[str, str] | None = None
+    for line in text.split("\n"):
+        if line == "{":
+            fields = {}
+        elif fields is None:
             continue
-        if mac is not None and ip is not None:
-            leases.append(Lease(mac, ip, expiry))
+        elif line == "}":
+            lease = _bootpd_lease(fields)
+            if lease is not None:
+                leases.append(lease)
+            fields = None
+        else:
+            key, separator, value = line.lstrip("\t ").partition("=")
+            if separator:
+                fields.setdefault(key, value)
     return leases
+
+
+def _bootpd_lease(fields: dict[str, str]) -> BootpdLease | None:
+    ip = _ipv4(fields.get("ip_address", ""))
+    expiry = fields.get("lease", "")
+    if ip is None or not _HEXADECIMAL.fullmatch(expiry):
+        return None
+    kind, _, hardware = fields.get("hw_address", "").partition(",")
+    value = int(expiry, 16)
+    return BootpdLease(
+        ip=ip,
+        mac=MacAddress.parse(hardware) if kind == _ETHERNET else None,
+        client_id=fields.get("identifier") or fields.get("hw_address", ""),
+        expires_at=None if value >= _NEVER else float(value),
+        name=fields.get("name", ""),
+    )
+
+
+def macos_leases(text: str) -> list[Lease]:
+    """The leases of `bootpd_leases` that name a MAC."""
+    return [Lease(lease.mac, lease.ip, lease.expires_at) for lease in bootpd_leases(text) if lease.mac is not None]
 
 
 def newest_lease(leases: Iterable[Lease], mac: MacAddress, now: float) -> Lease | None:
@@ -106,11 +159,24 @@ def newest_lease(leases: Iterable[Lease], mac: MacAddress, now: float) -> Lease 
     return max(mine, key=lambda lease: float("inf") if lease.expires_at is None else lease.expires_at, default=None)
 
 
-def arp_entries(text: str) -> list[tuple[MacAddress, str]]:
-    """``arp -an``: ``? (192.168.64.2) at da:a:f7:5:e0:1 on bridge100 …``; incomplete and odd lines are left out."""
+def arp_table(text: str) -> list[ArpEntry]:
+    """``arp -an``: ``? (192.168.64.2) at da:a:f7:5:e0:1 on bridge100 ifscope [bridge]``; odd lines are left out.
+
+    net-tools' dialect (``[ether] PERM on``, ``<incomplete>``) is read too.
+    """
     entries = []
-    for found in _ARP_LINE.finditer(text):
-        mac, ip = MacAddress.parse(found["mac"]), _ipv4(found["ip"])
-        if mac is not None and ip is not None:
-            entries.append((mac, ip))
+    for line in text.split("\n"):
+        found = _ARP_LINE.match(line)
+        if found is None:
+            continue
+        ip, mac = _ipv4(found["ip"]), MacAddress.parse(found["mac"])
+        if ip is None or (mac is None and "incomplete" not in found["mac"]):
+            continue
+        permanent = "PERM" in found["kind"] or "permanent" in found["flags"].split()
+        entries.append(ArpEntry(ip, mac, found["interface"], permanent))
     return entries
+
+
+def arp_entries(text: str) -> list[tuple[MacAddress, str]]:
+    """The entries of `arp_table` that have an answer."""
+    return [(entry.mac, entry.ip) for entry in arp_table(text) if entry.mac is not None]
