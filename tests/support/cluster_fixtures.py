@@ -67,9 +67,10 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """The session's control plane."""
+    """The session's control plane, its audit log without a refusal."""
     with ControlPlane(tmp_path_factory.mktemp("cluster")) as control_plane:
         yield control_plane
+        assert_no_refusal(control_plane)
 
 
 @pytest.fixture(scope="session")
