@@ -101,20 +101,27 @@ def data(value: bytes) -> Any:
     return frameworks().Foundation.NSData.dataWithBytes_length_(value, len(value))
 
 
-def apple_error(error: Any) -> AppleError:
-    """An NSError (or None, when a call failed without one) as ours."""
+def apple_error(error: Any, subject: str = "") -> AppleError:
+    """An NSError (or None, when a call failed without one) as ours; `subject` names the file or device it is about."""
+    about = f"{subject}: " if subject else ""
     if error is None:
-        return AppleError(VZ_ERROR_DOMAIN, 0, "the call failed and gave no error")
+        return AppleError(VZ_ERROR_DOMAIN, 0, f"{about}the call failed and gave no error")
     underlying = (error.userInfo() or {}).get("NSUnderlyingError")
     return AppleError(
         str(error.domain()),
         int(error.code()),
-        str(error.localizedDescription()),
+        about + str(error.localizedDescription()),
         str(error.localizedFailureReason() or ""),
         ""
         if underlying is None
         else f"{underlying.localizedDescription()} ({underlying.domain()} {underlying.code()})",
     )
+
+
+def objective_c_error() -> type[Exception]:
+    """What PyObjC raises for an Objective-C exception that has no Python counterpart (``objc.error``)."""
+    kind: type[Exception] = frameworks().objc.error
+    return kind
 
 
 @contextlib.contextmanager

@@ -1,0 +1,97 @@
+"""Boot loader and platform of a configuration: what makes a guest a Mac, or a generic machine for Linux."""
+
+from typing import Any, assert_never
+
+from vzkubelet.errors import InvalidInput, NotFound, Unsupported
+from vzkubelet.machines.directory import MachineDirectory
+from vzkubelet.machines.vz import apple, faults
+from vzkubelet.machines.vz.availability import MacOS, unavailable
+from vzkubelet.machines.vz.identity import machine_identifier
+from vzkubelet.machines.vz.plan import EFIBoot, KernelBoot, MachinePlan, MacOSBoot, resolved
+
+_AUX_REMEDY = "remove the image (`macos-vz-kubelet image rm REFERENCE`) and pull it again"
+
+
+def boot_loader(plan: MachinePlan, directory: MachineDirectory) -> Any:
+    """Raises NotFound (a kernel or ramdisk that is not there), AppleError."""
+    vz = apple.frameworks().Virtualization
+    match plan.boot:
+        case MacOSBoot():
+            return apple.make(vz.VZMacOSBootLoader)
+        case EFIBoot() as boot:
+            loader = apple.make(vz.VZEFIBootLoader)
+            loader.setVariableStore_(_variable_store(vz, boot, directory))
+            return loader
+        case KernelBoot() as boot:
+            loader = vz.VZLinuxBootLoader.alloc().initWithKernelURL_(_existing(boot.kernel, directory, "kernel"))
+            if boot.initial_ramdisk:
+                loader.setInitialRamdiskURL_(_existing(boot.initial_ramdisk, directory, "initial RAM disk"))
+            if boot.command_line:
+                loader.setCommandLine_(boot.command_line)
+            return loader
+        case _:
+            assert_never(plan.boot)
+
+
+def _existing(path: str, directory: MachineDirectory, what: str) -> Any:
+    file = resolved(path, directory.path)
+    if not file.is_file():
+        raise NotFound(f"the {what} {file} does not exist; pull the image again", reason="FileNotFound")
+    return apple.file_url(file)
+
+
+def _variable_store(vz: Any, boot: EFIBoot, directory: MachineDirectory) -> Any:
+    path = resolved(boot.variable_store, directory.path)
+    url = apple.file_url(path)
+    if path.exists() and path.stat().st_size:
+        return vz.VZEFIVariableStore.alloc().initWithURL_(url)
+    options = vz.VZEFIVariableStoreInitializationOptionAllowOverwrite
+    store, error = vz.VZEFIVariableStore.alloc().initCreatingVariableStoreAtURL_options_error_(url, options, None)
+    if store is None:
+        raise apple.apple_error(error, str(path))
+    return store
+
+
+def platform(plan: MachinePlan, directory: MachineDirectory, host: MacOS) -> Any:
+    """Raises InvalidInput, NotFound, Unsupported (hardware model, nested virtualization), Exhausted, AppleError."""
+    if isinstance(plan.boot, MacOSBoot):
+        return _mac_platform(plan, plan.boot, directory, host)
+    vz = apple.frameworks().Virtualization
+    generic = apple.make(vz.VZGenericPlatformConfiguration)
+    generic.setMachineIdentifier_(machine_identifier(vz.VZGenericMachineIdentifier, plan.identity, directory))
+    if plan.nested:
+        _nest(vz, generic, host)
+    return generic
+
+
+def _nest(vz: Any, generic: Any, host: MacOS) -> None:
+    if host < MacOS(15):
+        raise unavailable("nested virtualization", MacOS(15), host)
+    if not vz.VZGenericPlatformConfiguration.isNestedVirtualizationSupported():
+        raise Unsupported(
+            "this Mac cannot nest virtual machines: that needs an M3 or later (`sysctl -n machdep.cpu.brand_string`); "
+            "turn nested virtualization off",
+            reason="NestedVirtualizationUnsupported",
+        )
+    generic.setNestedVirtualizationEnabled_(True)
+
+
+def _mac_platform(plan: MachinePlan, boot: MacOSBoot, directory: MachineDirectory, host: MacOS) -> Any:
+    if plan.nested:
+        raise InvalidInput("macOS guests cannot nest virtual machines; turn nested virtualization off")
+    vz = apple.frameworks().Virtualization
+    model = vz.VZMacHardwareModel.alloc().initWithDataRepresentation_(apple.data(boot.hardware_model))
+    if model is None:
+        raise faults.unreadable("the hardware model", "build the image again (`macos-vz-kubelet image push --help`)")
+    if not model.isSupported():
+        raise faults.hardware_model_unsupported(host)
+    auxiliary_storage = resolved(boot.auxiliary_storage, directory.path)
+    if not auxiliary_storage.is_file():
+        raise NotFound(
+            f"the auxiliary storage {auxiliary_storage} does not exist; {_AUX_REMEDY}", reason="FileNotFound"
+        )
+    mac = apple.make(vz.VZMacPlatformConfiguration)
+    mac.setHardwareModel_(model)
+    mac.setMachineIdentifier_(machine_identifier(vz.VZMacMachineIdentifier, plan.identity, directory))
+    mac.setAuxiliaryStorage_(vz.VZMacAuxiliaryStorage.alloc().initWithURL_(apple.file_url(auxiliary_storage)))
+    return mac
