@@ -95,8 +95,8 @@ def chosen_interface(wanted: str, offered: list[HostInterface], present: list[st
         raise InvalidInput(f"VZ_BRIDGE_INTERFACE={wanted} names {len(named)} interfaces of this host; {choice}")
     if wanted in present:
         raise InvalidInput(
-            f"VZ_BRIDGE_INTERFACE={wanted} exists and has no network service, so macOS bridges nothing to it; {choice}; "
-            f"{_VLANS}"
+            f"VZ_BRIDGE_INTERFACE={wanted} is an interface that macOS does not bridge to, as one without a network "
+            f"service; {choice}; {_VLANS}"
         )
     known = {name: str(one) for one in offered for name in (one.identifier, one.name) if name}
     close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
