@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ def arp(ip: str, mac: MacAddress | None = MINE, interface: str = "bridge100", *,
     return ArpEntry(ip, mac, interface, permanent)
 
 
-def evidence(**known: object) -> Evidence:
+def evidence(**known: Any) -> Evidence:
     return dataclasses.replace(Evidence(MINE, arp=(), now=NOW), **known)
 
 
