@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from vzkubelet.errors import Forbidden, InvalidInput, MachineFault, NotFound
-from vzkubelet.machines.vz import vmnet
+from vzkubelet.machines.vz import packet_filter, vmnet
 from vzkubelet.machines.vz.apple import Frameworks, make
 from vzkubelet.machines.vz.availability import MacOS, unavailable
 from vzkubelet.machines.vz.plan import BridgedNetwork, FileHandleNetwork, NatNetwork, Network, VmnetNetwork
@@ -142,6 +142,14 @@ def _subnet(text: str) -> ipaddress.IPv4Network | None:
 
 
 # --- File handle -----------------------------------------------------------------------------------------------------
+
+
+def open_filter(network: FileHandleNetwork, mac: str) -> packet_filter.PacketFilter | None:
+    """The packet filter of a guest, running; None when the network is an inherited descriptor. Before the frameworks
+    are loaded: it forks. Raises InvalidInput, NotFound, MachineFault."""
+    if network.descriptor is not None and not network.command:
+        return None
+    return packet_filter.start(network, mac)
 
 
 def _file_handle(frameworks: Frameworks, network: FileHandleNetwork, descriptor: int | None) -> NetworkAttachment:

@@ -47,7 +47,7 @@ class PacketFilter:
 
     @property
     def descriptor(self) -> int:
-        """For the attachment; closed by `stop`."""
+        """For the attachment; closed by `close`."""
         return self._frames.fileno()
 
     @property
@@ -74,7 +74,7 @@ class PacketFilter:
             self._process.wait(timeout_s)
         return self.fault()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End it and close the frames' socket; repeating it does nothing. Blocks for up to a few seconds."""
         if self._life < 0:
             return
@@ -143,7 +143,7 @@ def start(network: FileHandleNetwork, mac: str) -> PacketFilter:
     fault = found.wait(_STARTUP_S)
     if not fault:
         return found
-    found.stop()
+    found.close()
     raise MachineFault(f"{fault}{_rights(command[0])}", reason="PacketFilterFailed")
 
 
