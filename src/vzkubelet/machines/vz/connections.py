@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from vzkubelet import aio
-from vzkubelet.errors import Error, ProtocolError, Unsupported
+from vzkubelet.errors import ProtocolError, Unsupported
 from vzkubelet.machines.vz import protocol
 from vzkubelet.machines.vz.protocol import AnyRequest, Failed, Fault, LineDecoder, Message, Request
 
@@ -40,7 +40,7 @@ class Answer:
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
-"""Answers one request; what it raises (`Error`) becomes `Failed`. Requests of a connection run side by side."""
+"""Answers one request and raises nothing. Requests of a connection run side by side."""
 
 
 class Connection:
@@ -126,7 +126,9 @@ class Connection:
         await loop.sock_sendall(self._peer, line)
 
     async def close(self) -> None:
-        """Send what waits, as long as the client takes it, and close."""
+        """Finish the answers in progress, send what waits, as long as the client takes it, and close."""
+        if self._answers and not self._closing:
+            await asyncio.wait(set(self._answers), timeout=_FLUSH_S)
         self._closing = True
         self._wake.set()
         await asyncio.wait({self._writer}, timeout=_FLUSH_S)
@@ -212,7 +214,3 @@ class Server:
         connections, self._connections = self._connections, {}
         await asyncio.gather(*(connection.close() for connection in connections))
         await aio.cancel(*connections.values())
-
-
-def failed(request: Request, error: Error, code: int | None) -> Answer:
-    return Answer(Failed(id=request.id, fault=Fault.of(error, code)))

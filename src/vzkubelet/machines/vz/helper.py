@@ -4,7 +4,8 @@ A VZVirtualMachine dies with the process that made it, and an exception in a cal
 each machine has a process of its own, which outlives the daemon and ends with its guest. It holds ``helper.lock`` for
 its life, serves ``helper.sock``, logs to stderr, and writes ``end.json`` before it ends.
 
-Exit codes: 0 the machine ended (``end.json`` tells how), 2 wrong input, 3 another helper owns the directory, 1 else.
+Exit codes: 0 the machine ended (``end.json`` tells how); otherwise that of the error in `vzkubelet.errors`, above all
+4, another helper owns the directory.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,23 +25,24 @@ import msgspec
 
 from vzkubelet import aio
 from vzkubelet.errors import AlreadyExists, Error, InvalidInput, NotFound
+from vzkubelet.files import write_atomic
 from vzkubelet.machines.directory import MachineDirectory, listen, os_fault
 from vzkubelet.machines.vz import network, plan
 from vzkubelet.machines.vz.connections import Server
+from vzkubelet.machines.vz.packet_filter import PacketFilter
 from vzkubelet.machines.vz.plan import FileHandleNetwork, MachinePlan
-from vzkubelet.machines.vz.protocol import PROTOCOL_VERSION, Hello
+from vzkubelet.machines.vz.protocol import PROTOCOL_VERSION, End, Hello
 from vzkubelet.machines.vz.session import Session
 
 _log = logging.getLogger(__name__)
 
 _IDLE_S = 60.0
 """A helper that nobody told to start and nobody is connected to is left over from a daemon that died."""
-_PARENT_POLL_S = 1.0
+_POLL_S = 1.0
 _DRAIN_S = 5.0
 
 EXIT_ENDED = 0
 EXIT_FAILED = 1
-EXIT_OWNED = 3
 
 
 def own(directory: MachineDirectory) -> int:
@@ -113,27 +116,33 @@ class _Life:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        if not self._session.was_started and not self._server.clients:
+        if not self._server.clients:
             self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._give_up)
 
     def _give_up(self) -> None:
-        if not self._session.was_started:
+        if self._session.is_unused:
             self._session.abandon(f"nobody started the machine within {_IDLE_S:.0f} s; its daemon died meanwhile")
+        else:
+            self.watch_idleness()
 
     async def watch_parent(self, parent: int) -> None:
         while os.getppid() == parent:  # noqa: ASYNC110 - macOS has no signal for it
-            await asyncio.sleep(_PARENT_POLL_S)
+            await asyncio.sleep(_POLL_S)
         self.kill("its parent has ended")
+
+    async def watch_filter(self, carrier: PacketFilter) -> None:
+        while not (fault := carrier.fault()):  # noqa: ASYNC110 - a thread that waits would hold up our end
+            await asyncio.sleep(_POLL_S)
+        self._session.network_lost(fault)
 
 
 async def _serve(
-    directory: MachineDirectory, listener: socket.socket, descriptor: int | None, *, with_parent: bool, parent: int
+    session: Session, listener: socket.socket, plan_digest: str, parent: int | None, carrier: PacketFilter | None
 ) -> None:
-    what, digest = read_plan(directory)
-    session = Session(what, directory, descriptor)
+    """Serve until the session has ended; with `parent`, until that process has."""
 
     def hello() -> Hello:
-        return Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), plan_digest=digest, status=session.status())
+        return Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), plan_digest=plan_digest, status=session.status())
 
     server = Server(listener, hello, session.handle)
     life = _Life(session, server)
@@ -145,44 +154,60 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     server.start(lambda exc: life.kill(f"the socket cannot be served: {exc!r}"))
     life.watch_idleness()
-    watch = aio.spawn(life.watch_parent(parent), name="watch the parent") if with_parent else None
+    watches = []
+    if parent is not None:
+        watches.append(aio.spawn(life.watch_parent(parent), name="watch the parent"))
+    if carrier is not None:
+        watches.append(aio.spawn(life.watch_filter(carrier), name="watch the packet filter"))
     try:
         await session.ended.wait()
-        await asyncio.sleep(0)  # replies to who asked for the end are queued before the connections close
     finally:
-        await aio.cancel(watch)
+        await aio.cancel(*watches)
         await server.close()
     await session.drain(_DRAIN_S)
+
+
+def _write_end(directory: MachineDirectory, error: Error) -> None:
+    """Tell why nothing was started, to a daemon that never got a connection."""
+    end = End(at=time.time(), fault=error.message, reason=error.reason, pid=os.getpid())
+    with contextlib.suppress(OSError):
+        write_atomic(directory.end, msgspec.json.encode(end))
 
 
 def run(path: Path, *, listen_descriptor: int | None = None, with_parent: bool = False) -> None:
     """Own the machine in `path` until it has ended.
 
-    Raises AlreadyExists (another helper does), NotFound, InvalidInput, Unavailable, Conflict.
+    Raises AlreadyExists (another helper does), NotFound, InvalidInput, Unavailable, Conflict, MachineFault.
     """
-    parent = os.getppid()
+    parent = os.getppid() if with_parent else None
     directory = MachineDirectory(path.resolve())
     lock = own(directory)
     directory.end.unlink(missing_ok=True)
-    what, _ = read_plan(directory)
-    listener = _listener(directory, listen_descriptor)
-    # A child is started before the frameworks are loaded: Objective-C does not survive a fork.
-    packet_filter = network.open_filter(what.network, what.mac) if isinstance(what.network, FileHandleNetwork) else None
     try:
-        asyncio.run(
-            _serve(
-                directory,
-                listener,
-                None if packet_filter is None else packet_filter.descriptor,
-                with_parent=with_parent,
-                parent=parent,
-            )
-        )
+        _run(directory, listen_descriptor, parent)
+    except Error as exc:
+        _write_end(directory, exc)
+        raise
     finally:
         directory.helper_socket.unlink(missing_ok=True)
-        if packet_filter is not None:
-            packet_filter.close()
         os.close(lock)
+
+
+def _run(directory: MachineDirectory, listen_descriptor: int | None, parent: int | None) -> None:
+    what, digest = read_plan(directory)
+    listener = _listener(directory, listen_descriptor)
+    # A child is started before the frameworks are loaded: Objective-C does not survive a fork.
+    carrier = network.open_filter(what.network, what.mac) if isinstance(what.network, FileHandleNetwork) else None
+
+    async def serve() -> None:
+        session = Session(what, directory, None if carrier is None else carrier.descriptor)
+        await _serve(session, listener, digest, parent, carrier)
+
+    try:
+        asyncio.run(serve())
+    finally:
+        if carrier is not None:
+            carrier.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -198,9 +223,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.setsid()
     try:
         run(given.directory, listen_descriptor=given.listen_fd, with_parent=given.with_parent)
-    except AlreadyExists as exc:
-        _log.error("%s", exc)
-        return EXIT_OWNED
     except Error as exc:
         _log.error("%s", exc)
         return exc.exit_code

@@ -1,5 +1,6 @@
 """Boot loader and platform of a configuration: what makes a guest a Mac, or a generic machine for Linux."""
 
+from pathlib import Path
 from typing import Any, assert_never
 
 from vzkubelet.errors import InvalidInput, NotFound, Unsupported
@@ -23,7 +24,9 @@ def boot_loader(plan: MachinePlan, directory: MachineDirectory) -> Any:
             loader.setVariableStore_(_variable_store(vz, boot, directory))
             return loader
         case KernelBoot() as boot:
-            loader = vz.VZLinuxBootLoader.alloc().initWithKernelURL_(_existing(boot.kernel, directory, "kernel"))
+            kernel = _existing(boot.kernel, directory, "kernel")
+            _check_kernel(resolved(boot.kernel, directory.path))
+            loader = vz.VZLinuxBootLoader.alloc().initWithKernelURL_(kernel)
             if boot.initial_ramdisk:
                 loader.setInitialRamdiskURL_(_existing(boot.initial_ramdisk, directory, "initial RAM disk"))
             if boot.command_line:
@@ -38,6 +41,18 @@ def _existing(path: str, directory: MachineDirectory, what: str) -> Any:
     if not file.is_file():
         raise NotFound(f"the {what} {file} does not exist; pull the image again", reason="FileNotFound")
     return apple.file_url(file)
+
+
+def _check_kernel(path: Path) -> None:
+    """The framework starts a compressed kernel too; the guest then does nothing, for ever."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(b"\x1f\x8b") or head[4:8] == b"zimg":
+        raise InvalidInput(
+            f"the kernel {path} is compressed; the framework loads an uncompressed Image only: `gunzip -c vmlinuz > "
+            "Image`, or `unzboot vmlinuz Image` for an EFI zboot kernel",
+            reason="InvalidImage",
+        )
 
 
 def _variable_store(vz: Any, boot: EFIBoot, directory: MachineDirectory) -> Any:

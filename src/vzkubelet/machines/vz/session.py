@@ -64,8 +64,9 @@ class Session:
         self.on_event: Callable[[Message], None] = lambda _: None
 
     @property
-    def was_started(self) -> bool:
-        return self._machine is not None
+    def is_unused(self) -> bool:
+        """Nothing was started, and nobody is about to."""
+        return self._started_at is None and not self._lock.locked()
 
     def status(self) -> Status:
         return Status(
@@ -218,6 +219,10 @@ class Session:
 
     # --- Network -------------------------------------------------------------------------------------------------
 
+    def network_lost(self, fault: str) -> None:
+        """The network has gone for good: what carried it has ended."""
+        self._network.lost(fault)
+
     async def attach_network(self) -> None:
         """Raises `Error`."""
         machine, host = self._running(), apple.host()
@@ -245,10 +250,13 @@ class _NetworkCare:
         self._session = session
         self._attempts = 0
         self._broken_at = 0.0
+        self._is_lost = False
         self.fault = ""
         self.task: asyncio.Task[None] | None = None
 
     def disconnected(self, error: Error) -> None:
+        if self._is_lost:
+            return
         now = time.monotonic()
         if now - self._broken_at > _QUIET_S:
             self._attempts = 0
@@ -257,18 +265,24 @@ class _NetworkCare:
         if self.task is None or self.task.done():
             self.task = aio.spawn(self._attach(), name="attach the network again")
 
+    def lost(self, fault: str) -> None:
+        self._is_lost = True
+        self._tell(fault)
+
     def _tell(self, fault: str) -> None:
         self.fault = fault
         _log.log(logging.WARNING if fault else logging.INFO, "network: %s", fault or "attached again")
         self._session.on_event(protocol.NetworkDisconnected(fault=fault, at=time.time()))
 
     async def _attach(self) -> None:
-        while self.fault and self._session.end is None:
+        while self.fault and not self._is_lost and self._session.end is None:
             await asyncio.sleep(min(2.0**self._attempts - 1.0, _REATTACH_MAX_S))
             self._attempts = min(self._attempts + 1, 10)
             try:
                 await self._session.attach_network()
             except Error as exc:
-                self._tell(exc.message)
+                if not self._is_lost:
+                    self._tell(exc.message)
             else:
-                self._tell("")
+                if not self._is_lost:
+                    self._tell("")
