@@ -109,10 +109,15 @@ def pids() -> list[int]:
 
 
 def environment(pid: int) -> list[bytes]:
-    """``NAME=value`` of every variable the process was started with; none when it has ended or is somebody else's."""
+    """``NAME=value`` of every variable the process was started with; none when it has ended or is somebody else's.
+
+    macOS hides the environment of programs with entitlements, so there arguments of that form count too.
+    """
     if sys.platform == "darwin":
         with contextlib.suppress(psutil.Error, OSError):
-            return [os.fsencode(f"{name}={value}") for name, value in psutil.Process(pid).environ().items()]
+            process = psutil.Process(pid)
+            variables = [f"{name}={value}" for name, value in process.environ().items()]
+            return [os.fsencode(text) for text in (*variables, *process.cmdline())]
         return []
     try:
         return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
