@@ -68,6 +68,7 @@ __all__ = [
     "VzNetwork",
     "VzSettings",
     "effective",
+    "helper_environment",
     "load",
     "options",
     "process_environment",
@@ -87,6 +88,12 @@ def options() -> tuple[Option, ...]:
 def process_environment() -> dict[str, str]:
     """A copy of the environment, for processes that this one starts."""
     return dict(os.environ)
+
+
+def helper_environment() -> dict[str, str]:
+    """The environment for processes that run our own code for long: without the variables that hold secrets."""
+    secrets = {option.env for option in options() if option.secret}
+    return {name: value for name, value in os.environ.items() if name not in secrets}
 
 
 def load(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vzkubelet import errors, files, ports
 from vzkubelet.aio import SystemClock
-from vzkubelet.config import Config
+from vzkubelet.config import Config, helper_environment
 from vzkubelet.guests.guest import SshGuests
 from vzkubelet.guests.ssh import ConnectPolicy, Login
 from vzkubelet.images.library import Library
@@ -18,6 +18,7 @@ from vzkubelet.machines import selection
 from vzkubelet.machines.qemu.driver import QemuDriver
 from vzkubelet.machines.synthetic import SyntheticDriver
 from vzkubelet.machines.synthetic_guest import SyntheticGuests
+from vzkubelet.machines.vz.driver import VzSetup
 from vzkubelet.model.oci import Platform
 from vzkubelet.pods.directory import PodDirectories
 from vzkubelet.pods.machine_runtime import MachineRuntime
@@ -28,6 +29,8 @@ from vzkubelet.volumes import Volumes
 
 FIRMWARE = "firmware.fd"
 """In the cache directory: UEFI code for emulated guests, where the user has put one."""
+HOST_STATE = "vz-host"
+"""In the cache directory: what agents of one host share, where no place of the host is named for it."""
 GUEST_LOST_AFTER_S = 600.0
 """A running machine whose SSH server does not answer is given up after this: hosts are suspended and overloaded, and
 guests restart their network."""
@@ -110,6 +113,12 @@ class Parts:
             root.machines,
             guest_network=config.machines.network,
             firmware=config.machines.firmware or _cached_firmware(config),
+            vz=VzSetup(
+                config.vz,
+                config.machines.bridge_interface,
+                config.vz.host_dir or config.cache_dir / HOST_STATE,
+                helper_environment(),
+            ),
         )
         self.images = Library(config.cache_dir / "images", _platforms(self.driver.limits()))
         self.directories = PodDirectories(root.pods)

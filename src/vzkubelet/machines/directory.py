@@ -57,6 +57,9 @@ class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     shares: tuple[ShareRecord, ...] = ()
     disk_format: str = "raw"
     """``raw`` (a whole file of its own) or ``qcow2`` (an overlay on `MachineDirectory.base`)."""
+    hardware_model: bytes = b""
+    machine_id: bytes = b""
+    """Of a macOS image: data representations of its VZMacHardwareModel and VZMacMachineIdentifier."""
 
     @classmethod
     def of(cls, spec: MachineSpec, driver: str, disk_format: str = "raw") -> "MachineRecord":
@@ -73,6 +76,8 @@ class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
             memory_bytes=spec.memory_bytes,
             shares=tuple(ShareRecord(share.tag, str(share.path), share.read_only) for share in spec.shares),
             disk_format=disk_format,
+            hardware_model=spec.image.hardware_model,
+            machine_id=spec.image.machine_id,
         )
 
     def shared(self) -> tuple[Share, ...]:

@@ -14,6 +14,7 @@ from vzkubelet.machines.qemu.driver import QemuDriver
 from vzkubelet.machines.qemu.host import QemuHost, find_host
 from vzkubelet.machines.qemu.network import GuestNetwork, UserNetwork
 from vzkubelet.machines.synthetic import SyntheticDriver
+from vzkubelet.machines.vz.driver import VzDriver, VzSetup
 from vzkubelet.ports import MachineDriver
 
 
@@ -24,19 +25,21 @@ def select(
     guest_network: settings.GuestNetwork = settings.GuestNetwork.AUTO,
     search_path: str = SEARCH_PATH,
     firmware: Path | None = None,
+    vz: VzSetup | None = None,
 ) -> MachineDriver:
     """The driver `name` with its machines below `root` (one directory of the cache, not shared with other drivers).
 
     `firmware` replaces the UEFI code that QEMU finds installed; only emulated guests are in need of a faster one.
 
-    Raises: InvalidInput (a program is missing, or the wanted network cannot be made here), Unsupported.
+    Raises: InvalidInput (a program is missing, or the wanted network cannot be made here), Unsupported, MachineFault.
     """
     match name:
         case settings.DriverChoice.AUTO:
             natural = settings.DriverChoice.VZ if sys.platform == "darwin" else settings.DriverChoice.QEMU
-            return select(natural, root, guest_network=guest_network, search_path=search_path, firmware=firmware)
+            return select(natural, root, guest_network=guest_network, search_path=search_path, firmware=firmware, vz=vz)
         case settings.DriverChoice.VZ:
-            raise Unsupported("the vz driver (Apple Virtualization.framework) is not part of this version yet")
+            assert vz is not None, "whoever may want the vz driver brings its setup"
+            return VzDriver.on_this_host(root, vz)
         case settings.DriverChoice.QEMU:
             return qemu_driver(root, guest_network=guest_network, search_path=search_path, firmware=firmware)
         case settings.DriverChoice.SYNTHETIC:

@@ -26,7 +26,9 @@ def test_a_reference_to_a_reused_pid_is_not_alive() -> None:
 
 def bsdinfo(status: int, seconds: int, microseconds: int) -> bytes:
     """``struct proc_bsdinfo`` of sys/proc_info.h: twelve u32, 16 + 32 bytes of names, six u32, two u64."""
-    return struct.pack("=12I16s32s6I2Q", 0, status, *[0] * 10, b"macos-vz-kubelet", b"", *[0] * 6, seconds, microseconds)
+    return struct.pack(
+        "=12I16s32s6I2Q", 0, status, *[0] * 10, b"macos-vz-kubelet", b"", *[0] * 6, seconds, microseconds
+    )
 
 
 def test_the_start_of_a_process_on_a_mac_is_told_to_the_microsecond() -> None:

@@ -1,0 +1,125 @@
+"""The vz driver: `ports.MachineDriver` for macOS and Linux guests on Apple Silicon."""
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vzkubelet.config.settings import VzSettings
+from vzkubelet.errors import Conflict, InvalidInput, Unavailable, Unsupported
+from vzkubelet.machines.clone import clone_file
+from vzkubelet.machines.directory import MachineDirectory, MachineRecord
+from vzkubelet.machines.process_driver import ProcessDriver, disk_bytes
+from vzkubelet.machines.vz import capabilities
+from vzkubelet.machines.vz.availability import MacOS
+from vzkubelet.machines.vz.capabilities import Capabilities
+from vzkubelet.machines.vz.helped_machine import HelpedMachine, VzParts, VzState
+from vzkubelet.machines.vz.launch import Interpreter
+from vzkubelet.machines.vz.mac_pool import MacPool
+from vzkubelet.machines.vz.planning import Choices, check_image
+from vzkubelet.machines.vz.resolvers import Resolvers
+from vzkubelet.machines.vz.slots import MACOS_SLOTS, GuestKind, Slots
+from vzkubelet.machines.vz.usage import guest_usage
+from vzkubelet.ports import HostNetwork, MachineLimits, MachinePhase, MachineSpec, MachineUsage
+
+TAG_BYTES_MAX = 35
+"""VZVirtioFileSystemDeviceConfiguration.validateTag: at least one byte, fewer than 36 in UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class VzSetup:
+    """What the agent decides about the driver. `environment` is for the helpers; it holds no secrets."""
+
+    settings: VzSettings
+    bridge_interface: str | None
+    host_directory: Path
+    """Shared with every other agent of this host."""
+    environment: Mapping[str, str]
+
+
+class VzDriver(ProcessDriver[HelpedMachine]):
+    """Machines below `root`, one helper process each. See `ports.MachineDriver` for what every method promises."""
+
+    def __init__(self, root: Path, can: Capabilities, parts: VzParts) -> None:
+        super().__init__(root)
+        self._can = can
+        self._parts = parts
+
+    @classmethod
+    def on_this_host(cls, root: Path, setup: VzSetup) -> "VzDriver":
+        """Asks the framework, which takes about a second. Raises: Unsupported, MachineFault."""
+        settings, host_directory = setup.settings, setup.host_directory.absolute()
+        interpreter = Interpreter.find(settings.helper_app, setup.environment)
+        can = capabilities.ask(interpreter)
+        if settings.nested and not can.nested:
+            raise Unsupported(
+                f"--vz-nested-virtualization needs macOS 15 on an M3 or later, and this is {MacOS(*can.version)}"
+            )
+        parts = VzParts(
+            interpreter,
+            Choices(settings, setup.bridge_interface, host_directory),
+            Slots(host_directory),
+            MacPool(host_directory),
+            Resolvers(settings.dhcp_leases_file),
+        )
+        return cls(root.absolute(), can, parts)
+
+    @property
+    def name(self) -> str:
+        return "vz"
+
+    def limits(self) -> MachineLimits:
+        can = self._can
+        return MachineLimits(
+            operating_systems=frozenset({"darwin", "linux"}),
+            architectures=frozenset({"arm64"}),
+            cpu_min=can.cpu_min,
+            cpu_max=can.cpu_max,
+            memory_min_bytes=can.memory_min_bytes,
+            memory_max_bytes=can.memory_max_bytes,
+            slots=MACOS_SLOTS,
+        )
+
+    def network(self) -> HostNetwork | None:
+        return None
+
+    def _made(self, directory: MachineDirectory) -> HelpedMachine:
+        return HelpedMachine(directory, self._parts)
+
+    async def adopt(self) -> None:
+        await self._adopt_machines()
+
+    def _check(self, spec: MachineSpec) -> None:
+        image = spec.image
+        if GuestKind.of(image.os) is GuestKind.MACOS:
+            check_image(image.reference, image.hardware_model)
+        if spec.cpus < image.cpu_min or spec.memory_bytes < image.memory_min_bytes:
+            raise InvalidInput(
+                f"image {image.reference} needs {image.cpu_min} CPUs and {image.memory_min_bytes} bytes of memory; "
+                f"the machine was to have {spec.cpus} and {spec.memory_bytes}"
+            )
+        tags = [share.tag for share in spec.shares]
+        for share in spec.shares:
+            if not 1 <= len(os.fsencode(share.tag)) <= TAG_BYTES_MAX or tags.count(share.tag) > 1:
+                raise InvalidInput(f"share tag {share.tag!r}: 1 to {TAG_BYTES_MAX} bytes, each tag once")
+            if not share.path.is_dir():
+                raise InvalidInput(f"cannot share {share.path}: it is not a directory")
+
+    def _fill(self, directory: MachineDirectory, spec: MachineSpec, abort: threading.Event) -> None:
+        # Both or none: auxiliary storage knows the disk that it boots.
+        clone_file(spec.image.disk, directory.disk_raw, abort)
+        clone_file(spec.image.aux, directory.aux, abort)
+        directory.write_record(MachineRecord.of(spec, self.name))
+        directory.write_state(VzState())
+
+    async def usage(self, uid: str) -> MachineUsage:
+        machine = self._machine(uid)
+        state = await machine.state()
+        if state.phase is not MachinePhase.RUNNING or state.process is None:
+            raise Conflict(f"machine {uid} does not run, it uses nothing")
+        cpu_ns, memory_bytes = guest_usage(state.process.pid, machine.directory.disk_raw)
+        if not cpu_ns or not memory_bytes:
+            raise Unavailable(f"machine {uid} has no figures yet, or has just stopped")
+        return MachineUsage(cpu_ns, memory_bytes, disk_bytes(machine.directory), time.time())

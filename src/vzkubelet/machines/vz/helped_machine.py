@@ -1,0 +1,228 @@
+"""The life of one machine as the daemon sees it: its helper is started, asked, watched, and its end is judged."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vzkubelet import aio, files
+from vzkubelet.errors import Error, Exhausted, MachineFault, Unavailable, clip
+from vzkubelet.machines.addresses import MacAddress
+from vzkubelet.machines.directory import MachineDirectory, os_fault
+from vzkubelet.machines.process import ProcessRef, boot_id, exit_of, kill, last_words
+from vzkubelet.machines.process_machine import ProcessMachine, ProcessState, to_completion
+from vzkubelet.machines.vz import guest_agent, plan
+from vzkubelet.machines.vz.client import Client, closing
+from vzkubelet.machines.vz.launch import HELPER_ROLE, Interpreter, launch_helper
+from vzkubelet.machines.vz.mac_pool import MacPool
+from vzkubelet.machines.vz.plan import BridgedNetwork
+from vzkubelet.machines.vz.planning import Choices, machine_plan, network
+from vzkubelet.machines.vz.protocol import End
+from vzkubelet.machines.vz.resolvers import Resolvers, Sought
+from vzkubelet.machines.vz.slots import LIMIT_REASON, GuestKind, Slot, Slots, refusal_explained
+from vzkubelet.ports import GuestAddress, MachinePhase
+
+_log = logging.getLogger(__name__)
+
+_GREETING_S = 60.0
+"""From exec to the helper's first word; a busy host needs seconds to load the frameworks."""
+_STOP_S = 15.0
+"""How long a helper has to stop its guest before it is killed, which ends the guest as well."""
+_EXIT_S = 5.0
+
+
+class VzState(ProcessState, kw_only=True):
+    """`ProcessState` and what only a running machine has."""
+
+    mac: str = ""
+    slot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VzParts:
+    """What all machines of a driver share."""
+
+    interpreter: Interpreter
+    choices: Choices
+    slots: Slots
+    macs: MacPool
+    resolvers: Resolvers
+
+
+class HelpedMachine(ProcessMachine[VzState]):
+    """One machine directory and, while it runs, the watch over its helper."""
+
+    role = HELPER_ROLE
+
+    def __init__(self, directory: MachineDirectory, parts: VzParts) -> None:
+        super().__init__(directory, VzState)
+        self._parts = parts
+
+    # --- Start -------------------------------------------------------------------------------------------------------
+
+    async def _begin(self, before: VzState) -> ProcessRef:
+        """Raises Exhausted (reason VirtualMachineLimit, MachineIdentityInUse), and what the helper finds wrong."""
+        record = self.directory.read_record()
+        kind = GuestKind.of(record.os)
+        with self._parts.slots.taken(kind, f"{record.namespace}/{record.name}") as slot:
+            mac = self._parts.macs.address(slot)
+            what = machine_plan(record, self.directory, self._parts.choices, mac)
+            try:
+                return await self._start(before, slot, plan.encode(what), mac)
+            except Exhausted as exc:
+                if exc.reason != LIMIT_REASON or kind is not GuestKind.MACOS:
+                    raise
+                others = await aio.run_blocking(self._parts.slots.held, kind) - 1  # the one taken here is no machine
+                raise Exhausted(refusal_explained(exc.message, others), reason=LIMIT_REASON) from exc
+
+    async def _start(self, before: VzState, slot: Slot, encoded: bytes, mac: MacAddress) -> ProcessRef:
+        process: ProcessRef | None = None
+        try:
+            started_at = time.time()
+            self.directory.end.unlink(missing_ok=True)
+            files.write_atomic(self.directory.plan, encoded)
+            process = launch_helper(self._parts.interpreter, self.directory, [slot.descriptor])
+            await self._start_guest(process)
+            state = VzState(
+                phase=MachinePhase.RUNNING, started_at=started_at, process=process, mac=str(mac), slot=slot.index
+            )
+            await to_completion(aio.run_blocking(self.directory.write_state, state), f"record start of {self.uid}")
+        except BaseException as exc:
+            await to_completion(self._undo_start(process, before), f"undo start of {self.uid}")
+            if isinstance(exc, OSError):
+                raise os_fault(exc, f"cannot start machine {self.uid}") from exc
+            raise
+        _log.info("machine %s runs, helper %d, MAC %s", self.uid, process.pid, mac)
+        return process
+
+    async def _undo_start(self, process: ProcessRef | None, before: VzState) -> None:
+        if process is not None:
+            await kill([process])
+        await aio.run_blocking(self.directory.write_state, before)
+
+    async def _start_guest(self, process: ProcessRef) -> None:
+        """Raises what the helper says; MachineFault with its last words when it ends without an answer."""
+        try:
+            with closing(await Client.connect(self.directory.helper_socket, timeout_s=_GREETING_S)) as client:
+                await client.start()
+        except Unavailable as exc:
+            if exc.reason != Unavailable.default_reason:
+                raise
+            status = await self._exit(process)
+            if status is _STILL_RUNS:
+                raise
+            end = self._end_of(process)
+            words = end.fault if end is not None else clip(last_words(self.directory.helper_log))
+            raise MachineFault(
+                f"the helper of machine {self.uid} did not start its guest ({_exit_text(status)}): {words}",
+                code=None if end is None else end.code,
+            ) from exc
+
+    async def _exit(self, process: ProcessRef) -> "int | _StillRuns | None":
+        try:
+            async with asyncio.timeout(_EXIT_S):
+                return await exit_of(process)
+        except TimeoutError:
+            return _STILL_RUNS
+
+    # --- End ---------------------------------------------------------------------------------------------------------
+
+    def _end_of(self, process: ProcessRef) -> End | None:
+        """What the helper wrote down about the end of its machine; None when it did not come to it."""
+        try:
+            data = files.read_if_present(self.directory.end)
+            end = None if data is None else msgspec.json.decode(data, type=End)
+        except (OSError, msgspec.DecodeError) as exc:
+            _log.warning("how machine %s ended cannot be read: %s", self.uid, exc)
+            return None
+        return end if end is not None and end.pid in (0, process.pid) else None
+
+    def _signs_of_life(self) -> Iterable[Path]:
+        return (*super()._signs_of_life(), self.directory.helper_log)
+
+    async def _ended(self, state: VzState, process: ProcessRef, exit_status: int | None, ended_at: float) -> None:
+        end = self._end_of(process)
+        state.stopped_at = ended_at if end is None else end.at
+        state.fault = self._fault(end, state, process, exit_status)
+
+    def _fault(self, end: End | None, state: VzState, process: ProcessRef, exit_status: int | None) -> str:
+        if end is not None and end.fault:
+            return end.fault
+        if end is not None and not end.killed:
+            return ""
+        if state.killed:
+            return "the machine was killed on request"
+        if end is not None:
+            return "the helper of the virtual machine was told to end, as at the end of a login session"
+        if process.boot_id != boot_id():
+            return "the host was restarted while the machine ran"
+        words = clip(last_words(self.directory.helper_log))
+        said = f"; its last words: {words}" if words else ""
+        return f"the helper process {process.pid} of the virtual machine {_exit_text(exit_status)}{said}"
+
+    async def _terminate(self, state: VzState, process: ProcessRef) -> None:
+        """A guest that is stopped by the framework gives its slot back; one whose process is shot may not."""
+        try:
+            with closing(await Client.connect(self.directory.helper_socket)) as client:
+                await client.kill(timeout_s=_STOP_S)
+            async with asyncio.timeout(_EXIT_S):
+                await exit_of(process)
+        except (Error, TimeoutError) as exc:
+            _log.info("helper %d of machine %s is killed: %s", process.pid, self.uid, str(exc) or "it did not end")
+            await kill([process])
+
+    async def power_off(self) -> None:
+        if (await self.state()).phase is not MachinePhase.RUNNING:
+            return
+        try:
+            with closing(await Client.connect(self.directory.helper_socket)) as client:
+                await client.request_stop()
+        except Error as exc:
+            if (await self.state()).phase is MachinePhase.RUNNING:
+                _log.info("machine %s cannot be asked to power off: %s", self.uid, exc)
+
+    # --- Address -----------------------------------------------------------------------------------------------------
+
+    async def _address_now(self, state: VzState, watch: asyncio.Task[None]) -> GuestAddress | None:
+        mac = MacAddress.parse(state.mac)
+        if mac is None:
+            raise Unavailable(f"{self.directory.state_file} is damaged: {state.mac!r} is no MAC address")
+        attached = network(self._parts.choices)
+        bridge = attached.interface if isinstance(attached, BridgedNetwork) else None
+        sought = Sought(mac, leased=bridge is None, interface=bridge, agent=self._agent)
+        finding = aio.spawn(
+            self._parts.resolvers.address(sought), name=f"address of {self.uid}", on_crash=lambda _: None
+        )
+        try:
+            await asyncio.wait({finding, watch}, return_when=asyncio.FIRST_COMPLETED)
+            return finding.result() if finding.done() else None
+        finally:
+            await aio.cancel(finding)
+
+    async def _agent(self) -> socket.socket:
+        with closing(await Client.connect(self.directory.helper_socket)) as client:
+            return await client.vsock_connect(guest_agent.PORT)
+
+
+class _StillRuns:
+    """Not an exit status."""
+
+
+_STILL_RUNS = _StillRuns()
+
+
+def _exit_text(status: "int | _StillRuns | None") -> str:
+    if not isinstance(status, int):
+        return "crashed or was killed"
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by signal {-status} ({signal.Signals(-status).name})"
+        return f"was killed by signal {-status}"
+    return f"failed with exit status {status}"
