@@ -107,7 +107,7 @@ class Resolvers:
                     _log.info("guest %s is at %s (%s)", sought.mac, verdict.ip, verdict.source)
                     return GuestAddress(verdict.ip, verdict.ip)
                 self._give_up(sought, evidence, verdict, patience_s)
-                await self._prompt_all(verdict, hearing, loop.time())
+                self._prompt_all(verdict, hearing, loop.time())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(hearing.news.wait(), POLL_S)
 
@@ -116,10 +116,10 @@ class Resolvers:
         verdict = judge(await self._evidence(sought, _Hearing(), float("inf")))
         return None if verdict.ip is None else GuestAddress(verdict.ip, verdict.ip)
 
-    async def pool(self) -> PoolState:
+    def pool(self) -> PoolState:
         """How full the shared network is."""
-        leases = await aio.run_blocking(self._leases.read)
-        return pool_state(leases, await aio.run_blocking(self._subnet), self._clock.time())
+        leases = self._leases.read()
+        return pool_state(leases, self._subnet(), self._clock.time())
 
     def _subnet(self) -> ipaddress.IPv4Network:
         try:
@@ -145,7 +145,7 @@ class Resolvers:
     async def _evidence(self, sought: Sought, hearing: _Hearing, waited_s: float) -> Evidence:
         return Evidence(
             mac=sought.mac,
-            leases=await aio.run_blocking(self._leases.read) if sought.leased else (),
+            leases=self._leases.read() if sought.leased else (),
             arp=await self._arp.read(),
             captured=tuple(hearing.captured),
             told=hearing.told,
@@ -187,11 +187,11 @@ class Resolvers:
             looked.append("no answer from a guest agent")
         return f"{', '.join(looked)}; the guest's console tells whether it booted and brought its network up"
 
-    async def _prompt_all(self, verdict: Verdict, hearing: _Hearing, now: float) -> None:
+    def _prompt_all(self, verdict: Verdict, hearing: _Hearing, now: float) -> None:
         if not verdict.prompts or now - hearing.prompted_at < _PROMPT_S:
             return
         hearing.prompted_at = now
-        subnet = await aio.run_blocking(self._subnet)
+        subnet = self._subnet()
         for ip in verdict.prompts:
             self._prompting(ip, subnet)
 
