@@ -4,6 +4,7 @@ The framework's codes are coarse and its texts say little ("The virtual machine 
 them (VZError.h, and what users of tart, vfkit and UTM met) is written down here once, for every operation.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,6 +28,7 @@ SECURITY_INFORMATION = -9
 """Undocumented: "Unable to access security information" (tart#1137)."""
 
 _KEYCHAIN_SIGNS = ("-25308", "security information", "keypair", "interaction is not allowed", "seckeycreate")
+_IN_USE = re.compile(r"\block(ed)?\b|\bin use\b")
 _LOGS = "`log show --last 5m --predicate 'process CONTAINS \"Virtualization\"'` tells more"
 _KEYCHAIN = (
     "guests with macOS 15 or later need the unlocked login keychain of the user that runs the agent: run "
@@ -228,6 +230,12 @@ def _by_text(error: AppleError, situation: Situation) -> Rule | None:
         return Rule(Forbidden, "NotEntitled", f"the running Python lacks com.apple.security.virtualization: {_SIGN}")
     if any(sign in text for sign in _KEYCHAIN_SIGNS):
         return _RULES[SECURITY_INFORMATION]
+    if error.code in (1, 2, 5) and _IN_USE.search(text):
+        return Rule(
+            Conflict,
+            "DiskInUse",
+            "another process uses the machine's disk or auxiliary storage: find it with `lsof PATH` and end it",
+        )
     if error.code in (2, 5) and any(sign in text for sign in ("auxiliary", "hardware model")):
         return Rule(
             InvalidInput,
@@ -235,12 +243,6 @@ def _by_text(error: AppleError, situation: Situation) -> Rule | None:
             "auxiliary storage and hardware model do not belong together: disk, auxiliary storage and hardware model "
             "of an image come from one machine; push them again together (`macos-vz-kubelet image push`) and pull "
             "the image anew",
-        )
-    if error.code in (1, 2, 5) and ("lock" in text.split() or "locked" in text or "in use" in text):
-        return Rule(
-            Conflict,
-            "DiskInUse",
-            "another process uses the machine's disk or auxiliary storage: find it with `lsof PATH` and end it",
         )
     if "no space left" in text or "disk is full" in text or "out of space" in text:
         return _RULES[8]
