@@ -7,6 +7,12 @@ import click
 
 from vzkubelet import config
 
+FILES = {
+    "config": "YAML file with settings, named as the flags.",
+    "environment-file": "File with variables, NAME=value, that count where the environment has none.",
+}
+"""Where settings come from besides flags and environment; no settings themselves."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -23,7 +29,9 @@ def daemon(command: F) -> F:
     """Adds every flag of the daemon."""
     for setting in reversed([setting for setting in config.options() if setting.flag]):
         command = _option(setting)(command)
-    return click.option("--config", metavar="FILE", help="YAML file with settings, named as the flags.")(command)
+    for name, text in reversed(FILES.items()):
+        command = click.option(f"--{name}", metavar="FILE", help=text)(command)
+    return command
 
 
 def some(*names: str) -> Callable[[F], F]:
@@ -41,7 +49,7 @@ def some(*names: str) -> Callable[[F], F]:
 
 def values(ctx: click.Context) -> dict[str, str]:
     """Settings given on the command line up to here, by name without dashes; the nearest to the verb wins."""
-    names = {setting.name for setting in config.options() if setting.flag} | {"config"}
+    names = {setting.name for setting in config.options() if setting.flag} | FILES.keys()
     given: dict[str, str] = values(ctx.parent) if ctx.parent else {}
     for parameter, value in ctx.params.items():
         name = parameter.replace("_", "-")
@@ -56,7 +64,7 @@ def with_switch_values(args: list[str]) -> list[str]:
     Switches take a value only behind ``=``, as in Go, so that ``--disable-taint ps`` is a switch and a verb.
     """
     kinds = {f"--{setting.name}": setting.is_switch for setting in config.options() if setting.flag}
-    kinds["--config"] = False
+    kinds |= {f"--{name}": False for name in FILES}
     rewritten: list[str] = []
     rest = list(args)
     while rest and rest[0].startswith("--") and rest[0] != "--":
@@ -67,6 +75,13 @@ def with_switch_values(args: list[str]) -> list[str]:
         if kinds.get(flag) is False and rest:
             rewritten.append(rest.pop(0))
     return rewritten + rest
+
+
+class WithSwitches(click.Command):
+    """A verb that takes the daemon's flags, bare switches among them, as the daemon does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_switch_values(args))
 
 
 def standalone(ctx: click.Context) -> config.Config:

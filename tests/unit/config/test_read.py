@@ -65,3 +65,18 @@ def test_unreadable_files_are_reported_beside_other_mistakes(tmp_path: Path, mon
 def test_without_a_cluster_no_kubeconfig_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
     assert config.read({}, purpose=config.Purpose.STANDALONE).kube.kubeconfig == Path("/nowhere")
+
+
+def test_variables_of_a_file_count_where_the_environment_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VZ_SSH_PASSWORD")
+    file = tmp_path / "agent.env"
+    file.write_text("VZ_SSH_USER=other\nVZ_SSH_PASSWORD='a b'\n")
+    settings = config.read({"environment-file": str(file)})
+    assert (settings.guests.ssh_user, settings.guests.ssh_password) == ("admin", "a b")
+
+
+def test_both_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"(?s)--environment-file: cannot read .*--config: cannot read "):
+        config.read({"environment-file": str(tmp_path / "a"), "config": str(tmp_path / "b")})

@@ -1,0 +1,137 @@
+"""What `doctor` examines: the agent as its configuration would have it, and what single rooms know of the host."""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vzkubelet import config, errors
+from vzkubelet.config import Config, DriverChoice
+from vzkubelet.daemon.parts import StateRoot
+from vzkubelet.errors import InvalidInput
+from vzkubelet.host.probe import Probe
+from vzkubelet.host.service import place
+from vzkubelet.host.subject import Acceleration, Cluster, Program, Subject
+from vzkubelet.kube import credentials, kubeconfig, paths
+from vzkubelet.kube.client import Client
+from vzkubelet.kube.reviews import Reviews
+from vzkubelet.machines.qemu import accelerator
+from vzkubelet.machines.qemu.host import PLATFORMS, host_architecture
+from vzkubelet.model.node import Node
+
+NODE_STATE = "node"
+ACCESS_TIMEOUT_S = 10.0
+_CHECKED_ELSEWHERE = ("--kubeconfig", "APISERVER_")
+"""Files that checks of their own look at, with more to say about them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    config: Config
+    mistakes: tuple[str, ...] = ()
+
+
+async def subject(given: Mapping[str, str], probe: Probe, *, in_cluster: bool) -> Subject:
+    """Everything about the agent with these flag values. Never raises for what is wrong with the host."""
+    settings = _settings(given, in_cluster=in_cluster)
+    driver = settings.config.machines.driver
+    if driver is DriverChoice.AUTO:
+        driver = DriverChoice.VZ if probe.facts.system == "darwin" else DriverChoice.QEMU
+    qemu = driver is DriverChoice.QEMU and probe.facts.system == "linux"
+    config_home = config.process_environment().get("XDG_CONFIG_HOME")
+    return Subject(
+        config=settings.config,
+        driver=driver,
+        service=place.of(probe.facts, Path(config_home) if config_home else None),
+        cluster=await _cluster(settings.config) if in_cluster else None,
+        mistakes=settings.mistakes,
+        programs=_programs(settings.config) if qemu else (),
+        acceleration=await _acceleration(settings.config, probe) if qemu else None,
+    )
+
+
+def _settings(given: Mapping[str, str], *, in_cluster: bool) -> _Settings:
+    """What can be understood, and what is wrong with the rest."""
+    purpose = config.Purpose.DAEMON if in_cluster else config.Purpose.STANDALONE
+    try:
+        return _Settings(config.read(given, purpose=purpose))
+    except InvalidInput as exc:
+        first, *listed = str(exc).splitlines()
+        mistakes = tuple(line.strip() for line in listed) or (first,)
+    try:
+        # With files that cannot be read and nothing insisted on: enough to look at everything else.
+        understood = config.read(given, purpose=config.Purpose.STANDALONE)
+    except InvalidInput:
+        understood = config.load({}, {}, purpose=config.Purpose.STANDALONE)
+    return _Settings(understood, tuple(mistake for mistake in mistakes if not _is_told_elsewhere(mistake)))
+
+
+def _is_told_elsewhere(mistake: str) -> bool:
+    return mistake.startswith(_CHECKED_ELSEWHERE) and ": cannot read " in mistake
+
+
+async def _cluster(settings: Config) -> Cluster:
+    try:
+        access = kubeconfig.load(settings.kube.kubeconfig)
+    except InvalidInput as exc:
+        return Cluster(kubeconfig_fault=str(exc))
+    user, fault = "", ""
+    try:
+        async with asyncio.timeout(ACCESS_TIMEOUT_S):
+            user = await _own_user(access, settings.node.name)
+    except errors.Error as exc:
+        fault = str(exc)
+    except TimeoutError:
+        fault = f"the API server {access.server} did not answer within {ACCESS_TIMEOUT_S:g} s"
+    return Cluster(access.server, access.client_certificate, user, access_fault=fault)
+
+
+async def _own_user(access: kubeconfig.Access, node_name: str) -> str:
+    client = Client(credentials.Credentials(access, environment=config.process_environment()))
+    try:
+        name = await Reviews(client).own_name()
+        # The name may have come from the certificate alone: ask for something that a node may see. It need not be
+        # registered yet, and another node's is forbidden, which the name tells.
+        with contextlib.suppress(errors.NotFound, errors.Forbidden):
+            await client.get(paths.node(node_name), Node)
+        return name
+    finally:
+        await client.close()
+
+
+def _programs(settings: Config) -> tuple[Program, ...]:
+    kind = PLATFORMS[host_architecture()]
+    bridged = settings.machines.network is not config.GuestNetwork.USER
+    firmware = (settings.machines.firmware,) if settings.machines.firmware else tuple(map(Path, kind.firmware))
+    libexec = tuple(Path(directory) / "virtiofsd" for directory in ("/usr/libexec", "/usr/lib/qemu", "/usr/bin"))
+    return (
+        Program(kind.program, kind.package, "it runs the machines"),
+        Program("UEFI firmware", kind.firmware_package, "machines start with it", firmware),
+        Program("virtiofsd", "qemu-system-common virtiofsd", "volumes are shared with it", libexec),
+        Program("unshare", "util-linux", "read-only volumes are shared with it", required=False),
+        Program("dnsmasq", "dnsmasq-base", "it gives bridged guests their addresses", required=False),
+        Program("ip", "iproute2", "it makes the bridge", required=bridged),
+        Program("iptables", "iptables", "guests reach the world through it", required=False),
+    )
+
+
+async def _acceleration(settings: Config, probe: Probe) -> Acceleration | None:
+    """The agent's own verdict of this boot, or a trial: one that hangs must not hang at every look."""
+    architecture = host_architecture()
+    qemu = probe.which(PLATFORMS[architecture].program)
+    obstacle = accelerator.precondition(architecture)
+    if obstacle or qemu is None:
+        return Acceleration(works=False, reason=obstacle or "there is no QEMU to try it with")
+    with tempfile.TemporaryDirectory(prefix="kvm-trial-") as directory:
+        kept = StateRoot(settings.cache_dir / NODE_STATE).machines.absolute()
+        verdict_file = (kept if kept.is_dir() else Path(directory)) / "kvm.json"
+        try:
+            await accelerator.KvmProof(str(qemu), architecture, verdict_file).accelerator()
+            verdict = msgspec.json.decode(verdict_file.read_bytes(), type=accelerator.KvmVerdict)
+        except (OSError, msgspec.DecodeError, errors.Error) as exc:
+            return Acceleration(works=False, reason=f"it could not be tried: {errors.clip(str(exc))}")
+    return Acceleration(verdict.works, verdict.reason)

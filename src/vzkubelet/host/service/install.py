@@ -1,0 +1,161 @@
+"""Putting the service in place, and taking exactly that away again."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vzkubelet.config import environment_file
+from vzkubelet.errors import InvalidInput, MachineFault, NotFound, clip
+from vzkubelet.files import read_if_present, write_atomic
+from vzkubelet.host.probe import Output, Probe
+from vzkubelet.host.service import launchd, systemd
+from vzkubelet.host.service.captured import Captured
+from vzkubelet.host.service.place import Place
+
+Tell = Callable[[str], None]
+Wait = Callable[[float], None]
+GONE_TIMEOUT_S = launchd.EXIT_TIMEOUT_S + 10
+_POLL_S = 0.5
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What `install` left on the host, for `uninstall`."""
+
+    definition: str
+    environment_file: str
+    log: str
+    cache_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What is to be installed, as files."""
+
+    place: Place
+    definition: bytes
+    environment: bytes
+    """Content of the environment file; empty = there is none."""
+    cache_dir: Path
+
+
+def plan(place: Place, program: Sequence[str], captured: Captured, cache_dir: Path, home: Path) -> Installation:
+    """Raises: InvalidInput when a variable cannot be written down."""
+    environment = environment_file.text(captured.variables)
+    command = [*program, *captured.arguments]
+    if environment:
+        command.append(f"--environment-file={place.environment_file}")
+    if place.manager == "launchd":
+        assert place.log is not None
+        definition = launchd.definition(place.name, command, place.log, home)
+    else:
+        definition = systemd.definition(command, home, cache_dir, system=place.domain == "system").encode()
+    return Installation(place, definition, environment.encode(), cache_dir)
+
+
+def install(probe: Probe, wanted: Installation, tell: Tell, wait: Wait = time.sleep) -> None:
+    """Write the files and (re)start the service. A running agent is replaced; its machines go on.
+
+    Raises:
+        InvalidInput: a file cannot be written. MachineFault: the service manager refuses.
+    """
+    place = wanted.place
+    try:
+        _write_files(wanted, tell)
+    except OSError as exc:
+        raise InvalidInput(f"cannot write {exc.filename or place.definition}: {exc.strerror}") from exc
+    if place.manager == "launchd":
+        _stop(probe, place, tell, wait)
+        _run(probe, ["launchctl", "enable", place.target], tell)
+        _run(probe, ["launchctl", "bootstrap", place.domain, str(place.definition)], tell)
+        _run(probe, ["launchctl", "print", place.target], None)
+    else:
+        _run(probe, [*place.control, "daemon-reload"], tell)
+        _run(probe, [*place.control, "enable", place.name], tell)
+        _run(probe, [*place.control, "restart", place.name], tell)
+
+
+def read_record(place: Place) -> Record:
+    """Raises: NotFound: nothing is installed here."""
+    data = read_if_present(place.record)
+    if data is None:
+        raise NotFound(f"nothing is installed: there is no {place.record}")
+    try:
+        return msgspec.json.decode(data, type=Record)
+    except msgspec.DecodeError as exc:
+        raise NotFound(f"{place.record} is damaged: remove {place.definition} by hand") from exc
+
+
+def uninstall(probe: Probe, place: Place, tell: Tell, wait: Wait = time.sleep) -> Record:
+    """Stop the agent and remove what `install` wrote. Machines, images and the log stay.
+
+    Raises:
+        NotFound: nothing is installed. MachineFault: the agent does not stop.
+    """
+    record = read_record(place)
+    if place.manager == "launchd":
+        _stop(probe, place, tell, wait)
+    else:
+        _run(probe, [*place.control, "disable", "--now", place.name], tell)
+    for file in (record.definition, record.environment_file):
+        if file and Path(file).exists():
+            Path(file).unlink()
+            tell(f"removed {file}")
+    if place.manager == "systemd":
+        _run(probe, [*place.control, "daemon-reload"], tell)
+    place.record.unlink()
+    return record
+
+
+def _write_files(wanted: Installation, tell: Tell) -> None:
+    place = wanted.place
+    if place.log is not None:
+        place.log.parent.mkdir(parents=True, exist_ok=True)
+    if wanted.environment:
+        write_atomic(place.environment_file, wanted.environment, 0o600)
+        tell(f"wrote {place.environment_file} (readable by its owner only)")
+    else:
+        place.environment_file.unlink(missing_ok=True)
+    write_atomic(place.definition, wanted.definition, 0o644)
+    tell(f"wrote {place.definition}")
+    record = Record(
+        str(place.definition),
+        str(place.environment_file) if wanted.environment else "",
+        str(place.log or ""),
+        str(wanted.cache_dir),
+    )
+    write_atomic(place.record, msgspec.json.encode(record), 0o600)
+
+
+def _stop(probe: Probe, place: Place, tell: Tell, wait: Wait) -> None:
+    """Take a loaded job out of launchd, which does so after it has answered."""
+    if not probe.run(["launchctl", "print", place.target]).ok:
+        return
+    _run(probe, ["launchctl", "bootout", place.target], tell)
+    left_s = float(GONE_TIMEOUT_S)
+    while probe.run(["launchctl", "print", place.target]).ok:
+        if left_s <= 0:
+            raise MachineFault(f"the agent did not stop within {GONE_TIMEOUT_S} s: launchctl kill KILL {place.target}")
+        wait(_POLL_S)
+        left_s -= _POLL_S
+
+
+def _run(probe: Probe, command: Sequence[str], tell: Tell | None) -> Output:
+    if tell is not None:
+        tell(f"$ {' '.join(command)}")
+    done = probe.run(command, timeout_s=90.0)
+    if not done.ok:
+        raise MachineFault(f"{' '.join(command)} failed with status {done.status}: {clip(done.text)}{_hint(command)}")
+    return done
+
+
+def _hint(command: Sequence[str]) -> str:
+    match list(command):
+        case ["launchctl", "bootstrap", *_]:
+            return "; is somebody logged in at the screen? A LaunchAgent runs only then (macos-vz-kubelet doctor)"
+        case ["systemctl", "--user", *_]:
+            return "; a user's services need a login session: sudo loginctl enable-linger $USER"
+        case _:
+            return ""
