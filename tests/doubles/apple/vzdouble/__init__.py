@@ -1,0 +1,1 @@
+"""The double of PyObjC, Foundation, Virtualization and libdispatch; see ../README.md."""
