@@ -12,6 +12,10 @@ MAX_FOREIGN_TEXT = 256
 """Characters of foreign text kept in a message: enough to recognise it, too little to flood an event (limit 1024)."""
 
 
+MACHINE_LIMIT_REASON = "VirtualMachineLimit"
+"""Reason of `Exhausted` when the hypervisor refuses one more machine, and type of the node condition that tells it."""
+
+
 class Retry(Enum):
     """Whether doing the same again may succeed."""
 

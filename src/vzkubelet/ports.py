@@ -227,7 +227,8 @@ class MachineDriver(Protocol):
     - `create` clones disk and firmware store of the image (never writes to the image), writes the spec, and is atomic:
       a machine exists completely or not at all. Creating an existing machine raises AlreadyExists.
     - `start` returns when the hypervisor runs the guest; the guest outlives this process. Starting a running machine
-      raises Conflict. Failure leaves the machine CREATED or STOPPED and no process, tap or mount.
+      raises Conflict, one more than the hypervisor runs Exhausted with reason VirtualMachineLimit. Failure leaves the
+      machine CREATED or STOPPED and no process, tap or mount.
     - `wait` returns when the machine is not running (at once if it is not), also for machines started by an earlier
       process. It never polls faster than once a second and never misses a stop.
     - `address` waits for the guest's address; Conflict when the machine stops before it has one.

@@ -92,7 +92,15 @@ async def _start(
     closing.push_async_callback(recorder.close)
 
     node = dataclasses.replace(node, port=listener.port)
-    controller = NodeController(client, recorder, node, lambda: facts.read(settings.cache_dir), backend.faults)
+    controller = NodeController(
+        client,
+        recorder,
+        node,
+        lambda: facts.read(settings.cache_dir),
+        backend.faults,
+        machine_limit=(lambda: parts.limit.message) if parts.driver.limits().slots is not None else lambda: None,
+    )
+    parts.limit.on_change = controller.refresh
     await supervisor.resume()
     reflector = _pod_reflector(client, node.name, supervisor, objects, closing)
     for name, work in (("node", controller.run()), ("pods", reflector.run())):
@@ -153,6 +161,8 @@ def _supervisor(
         labels=identity.labels(node),
         machine_cpu_max=max(limits.cpu_max, known.allocatable_cpu_milli // 1000),
         machine_memory_max_bytes=limits.memory_max_bytes,
+        macos_guests=limits.slots,
+        guest_os=parts.images.system_of,
     )
     world = parts.world(objects, recorder, api_server, lambda: known)
     return Supervisor(

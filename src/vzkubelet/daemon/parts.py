@@ -21,6 +21,7 @@ from vzkubelet.machines.synthetic_guest import SyntheticGuests
 from vzkubelet.machines.vz.driver import VzSetup
 from vzkubelet.model.oci import Platform
 from vzkubelet.pods.directory import PodDirectories
+from vzkubelet.pods.machine_limit import MachineLimit
 from vzkubelet.pods.machine_runtime import MachineRuntime
 from vzkubelet.pods.machine_session import Parts as MachineParts
 from vzkubelet.pods.world import NodeFacts, World
@@ -122,8 +123,10 @@ class Parts:
         )
         self.images = Library(config.cache_dir / "images", _platforms(self.driver.limits()))
         self.directories = PodDirectories(root.pods)
+        self.limit = MachineLimit()
+        guests = _guests(config, self.driver)
         self.machines = MachineRuntime(
-            MachineParts(self.driver, self.images, _guests(config, self.driver), self.directories, self.clock)
+            MachineParts(self.driver, self.images, guests, self.directories, self.clock, self.limit)
         )
         self._docker_host = config.sidecars.docker_host
         self._sidecars: Sidecars | None = None

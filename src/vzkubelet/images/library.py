@@ -79,6 +79,14 @@ class Library:
             return None
         return self._image(target, found[1])
 
+    def system_of(self, reference: str) -> str:
+        """``os`` of an image that is here, else empty. Reads two small files."""
+        try:
+            found = self._store.find(parse(reference))
+        except (Error, OSError):
+            return ""
+        return "" if found is None else found[1].os
+
     async def pull(
         self,
         reference: str,

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from vzkubelet import aio
 from vzkubelet.aio import Clock, SystemClock
-from vzkubelet.errors import Error, NotFound
+from vzkubelet.errors import MACHINE_LIMIT_REASON, Error, NotFound
 from vzkubelet.kube import paths
 from vzkubelet.kube.client import Client
 from vzkubelet.kube.reflector import Added, Deleted, Delta, Modified, Reflector, Synced
@@ -35,13 +35,15 @@ _TRANSITION_EVENTS = {
     ("DiskPressure", "True"): "NodeHasDiskPressure",
     ("DiskPressure", "False"): "NodeHasNoDiskPressure",
     ("PIDPressure", "False"): "NodeHasSufficientPID",
+    (MACHINE_LIMIT_REASON, "True"): "VirtualMachineLimitReached",
     ("Ready", "True"): "NodeReady",
     ("Ready", "False"): "NodeNotReady",
 }
 
 
 class NodeController:
-    """`read` measures the host; `faults` says why no pod can be run now (empty = Ready).
+    """`read` measures the host; `faults` says why no pod can be run now (empty = Ready); `machine_limit` why no further
+    machine (`status.conditions`).
 
     `run` never returns but by cancellation or a bug.
     """
@@ -55,12 +57,14 @@ class NodeController:
         faults: Callable[[], Sequence[str]],
         clock: Clock | None = None,
         jitter: random.Random | None = None,
+        machine_limit: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._client = client
         self._recorder = recorder
         self._identity = identity
         self._read = read
         self._faults = faults
+        self._machine_limit = machine_limit
         self._clock = clock or SystemClock()
         self._random = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
         self._watch = Reflector(
@@ -160,7 +164,7 @@ class NodeController:
         else:
             self._pressure = status.pressure(self._readings, self._pressure, now)
         readings = self._readings
-        wanted = status.conditions(self._pressure, faults, now)
+        wanted = status.conditions(self._pressure, faults, now, self._machine_limit())
 
         def compute(before: NodeStatus) -> NodeStatus:
             self._notice_reboot(before)

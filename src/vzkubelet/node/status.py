@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from vzkubelet import __version__
+from vzkubelet.errors import MACHINE_LIMIT_REASON
 from vzkubelet.model import quantity
 from vzkubelet.model.node import (
     DaemonEndpoint,
@@ -40,7 +41,7 @@ INODE_PRESSURE_SHARE = 0.05
 PRESSURE_TRANSITION_S = 300.0
 """evictionPressureTransitionPeriod: a pressure is reported for this long after it was last seen."""
 
-_OWNED_CONDITIONS = ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready")
+_OWNED_CONDITIONS = ("MemoryPressure", "DiskPressure", "PIDPressure", MACHINE_LIMIT_REASON, "Ready")
 """In the order they are written: Ready last (kubernetes#16961)."""
 
 
@@ -80,8 +81,11 @@ def pressure(readings: Readings, before: Pressure, now: float) -> Pressure:
     )
 
 
-def conditions(under: Pressure, faults: Sequence[str], now: float) -> list[Condition]:
-    """The node's own conditions, Ready last. `faults` are reasons why no pod can be run, for people."""
+def conditions(under: Pressure, faults: Sequence[str], now: float, limit: str | None = None) -> list[Condition]:
+    """The node's own conditions, Ready last. `faults` are reasons why no pod can be run, for people.
+
+    `limit` tells why the hypervisor runs no further machine; empty when it does, None when it knows no such limit.
+    """
     if under.memory_until > now:
         memory = ("True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
     else:
@@ -96,7 +100,14 @@ def conditions(under: Pressure, faults: Sequence[str], now: float) -> list[Condi
     else:
         # The form of apimachinery's errors.Aggregate.
         ready = ("False", "KubeletNotReady", faults[0] if len(faults) == 1 else f"[{', '.join(faults)}]")
-    return [Condition(name, *said) for name, said in zip(_OWNED_CONDITIONS, (memory, disk, pids, ready), strict=True)]
+    said = {"MemoryPressure": memory, "DiskPressure": disk, "PIDPressure": pids, "Ready": ready}
+    if limit is not None:
+        said[MACHINE_LIMIT_REASON] = (
+            ("True", "VirtualMachineLimitReached", limit)
+            if limit
+            else ("False", "VirtualMachinesAvailable", "the hypervisor has refused no virtual machine")
+        )
+    return [Condition(name, *said[name]) for name in _OWNED_CONDITIONS if name in said]
 
 
 def compute(
@@ -180,7 +191,8 @@ def _timed(wanted: Sequence[Condition], before: Sequence[NodeCondition], now: da
                 message=condition.message,
             )
         )
-    others = [condition for condition in before if condition.type not in _OWNED_CONDITIONS]
+    told = {condition.type for condition in wanted}
+    others = [condition for condition in before if condition.type not in told]
     return [*timed[:-1], *others, timed[-1]]
 
 

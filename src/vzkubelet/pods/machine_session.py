@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vzkubelet.aio import Clock
 from vzkubelet.model.identity import PodRef
 from vzkubelet.pods import container_log
 from vzkubelet.pods.directory import PodDirectories, read_json
+from vzkubelet.pods.machine_limit import MachineLimit
 from vzkubelet.pods.machine_state import MachineContainer, Phase, Process, container_id
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Parts:
     guests: ports.Guests
     directories: PodDirectories
     clock: Clock
+    limit: MachineLimit = field(default_factory=MachineLimit)
 
 
 class Session:
@@ -89,6 +91,9 @@ class Session:
                 await guest.prepare(spec.hostname, mounts)
         except errors.Error as exc:
             await self._discard()
+            if exc.reason == errors.MACHINE_LIMIT_REASON:
+                self._parts.limit.reached(exc.message)
+                raise
             raise type(exc)(f"{exc.message}", reason="CreateContainerError") from exc
         await self._save(msgspec.structs.replace(state, address=address.ip))
         return address.ip
@@ -108,6 +113,7 @@ class Session:
         if phase is ports.MachinePhase.CREATED:
             with self._traced("machine start"):
                 await driver.start(uid)
+            self._parts.limit.freed()
         with self._traced("machine address"):
             return await self._while_machine_runs(self._address())
 
@@ -173,6 +179,11 @@ class Session:
         if self._monitor is None and state.phase is Phase.RUNNING:
             self.ended.clear()
             self._monitor = aio.spawn(self._watch(state), name=f"watch {state.name} of {self._pod.key}")
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether the container runs, as far as this process knows."""
+        return self._monitor is not None and not self._monitor.done()
 
     async def guest(self) -> ports.Guest:
         """The channel into the guest, connected on first use."""
@@ -281,6 +292,8 @@ class Session:
             await self._parts.driver.kill(self._pod.uid)
         except errors.Error as exc:
             _log.warning("machine of pod %s is not switched off, it goes with its container: %s", self._pod.key, exc)
+        else:
+            self._parts.limit.freed()
 
     # --- The end ------------------------------------------------------------------------------------------------------
 

@@ -126,7 +126,9 @@ class ContainerStart:
             self._post(events.ContainerExited(container.name, attempt, ended))
             return
         reason = exc.reason if exc.reason in _WAITING_REASONS else "CreateContainerError"
-        if not events.is_pull_reason(reason):
+        if reason == errors.MACHINE_LIMIT_REASON:
+            self._event(container, reason, exc.message, EventType.WARNING)
+        elif not events.is_pull_reason(reason):
             self._event(container, "Failed", f"Error: {exc.message}", EventType.WARNING)
         self._post(events.StartFailed(container.name, reason, exc.message))
 
@@ -143,6 +145,7 @@ _WAITING_REASONS = frozenset(
         "CreateContainerError",
         "CreatePodSandboxError",
         "RunContainerError",
+        errors.MACHINE_LIMIT_REASON,
     }
 )
 

@@ -1,6 +1,6 @@
 """Whether the node takes a pod (kubelet ``lifecycle/predicate.go``), with the kubelet's reasons and messages."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vzkubelet.model import pod as api
@@ -20,6 +20,11 @@ class Node:
     labels: dict[str, str]
     machine_cpu_max: int
     machine_memory_max_bytes: int
+    macos_guests: int | None = None
+    """macOS guests that may run at once, None = as many as there is room for."""
+    guest_os: Callable[[str], str] = lambda _: ""
+    """System of an image by its reference, ``darwin`` or ``linux``; empty while the image is not on this host. A pod of
+    an unknown image is taken: should its guest turn out to be one too many, it waits for a slot."""
 
 
 def reject(pod: api.Pod, node: Node, others: Iterable[api.Pod]) -> Rejection | None:
@@ -58,6 +63,10 @@ def _unsupported(pod: api.Pod) -> Rejection | None:
 def _too_big(pod: api.Pod, node: Node, others: tuple[api.Pod, ...]) -> Rejection | None:
     if len(others) + 1 > node.pods:
         return _out_of("OutOfpods", "pods", 1, len(others), node.pods)
+    if node.macos_guests is not None and _is_macos(pod, node):
+        running = sum(_is_macos(other, node) for other in others)
+        if running + 1 > node.macos_guests:
+            return _out_of("OutOfpods", "pods", 1, running, node.macos_guests)
     wanted = resources.pod_requests(pod)
     used = [resources.pod_requests(other) for other in others]
     used_cpu, used_memory = sum(r.cpu_milli for r in used), sum(r.memory_bytes for r in used)
@@ -71,6 +80,10 @@ def _too_big(pod: api.Pod, node: Node, others: tuple[api.Pod, ...]) -> Rejection
     if machine.memory_request_bytes > node.machine_memory_max_bytes:
         return _out_of("OutOfmemory", "memory", machine.memory_request_bytes, 0, node.machine_memory_max_bytes)
     return None
+
+
+def _is_macos(pod: api.Pod, node: Node) -> bool:
+    return node.guest_os(pod.spec.containers[0].image) == "darwin"
 
 
 def _out_of(reason: str, resource: str, requested: int, used: int, capacity: int) -> Rejection:

@@ -6,6 +6,9 @@ CRASH_INITIAL_S = 10.0
 CRASH_MAX_S = 300.0
 PULL_INITIAL_S = 10.0
 PULL_MAX_S = 300.0
+MACHINE_LIMIT_INITIAL_S = 10.0
+MACHINE_LIMIT_MAX_S = 60.0
+"""A refused start costs a clone, which is made in an instant; a slot that came free should not lie idle for long."""
 VOLUME_INITIAL_S = 0.5
 VOLUME_MAX_S = 122.0
 """Kubelet's ``exponentialbackoff`` for mounts: 500 ms doubling to 2 min 2 s."""

@@ -5,6 +5,7 @@ from typing import assert_never
 
 import msgspec
 
+from vzkubelet.errors import MACHINE_LIMIT_REASON
 from vzkubelet.podstate import back_off, record
 
 CONFIG_RETRY_S = 10.0
@@ -143,6 +144,11 @@ def _start_failed(container: record.Container, reason: str, message: str, now: f
     if reason == "ErrImagePull":
         entry = back_off.next_entry(container.pull_back_off, now, back_off.PULL_INITIAL_S, back_off.PULL_MAX_S)
         container = msgspec.structs.replace(container, pull_back_off=entry, retry_at=now + entry.delay_s)
+    elif reason == MACHINE_LIMIT_REASON:
+        entry = back_off.next_entry(
+            container.limit_back_off, now, back_off.MACHINE_LIMIT_INITIAL_S, back_off.MACHINE_LIMIT_MAX_S
+        )
+        container = msgspec.structs.replace(container, limit_back_off=entry, retry_at=now + entry.delay_s)
     else:
         container = msgspec.structs.replace(container, retry_at=now + CONFIG_RETRY_S)
     return _waiting(container, record.Waiting(reason, message))
@@ -170,6 +176,7 @@ def _started(container: record.Container, event: ContainerStarted) -> record.Con
         restart_count=event.attempt,
         container_id=event.container_id,
         image_id=event.image_id or container.image_id,
+        limit_back_off=record.BackOff(),
         retry_at=0.0,
     )
 

@@ -47,6 +47,8 @@ class Container(msgspec.Struct, frozen=True):
     image_id: str = ""
     crash_back_off: BackOff = BackOff()
     pull_back_off: BackOff = BackOff()
+    limit_back_off: BackOff = BackOff()
+    """Of starts that the hypervisor refused because it runs as many machines as it may."""
     retry_at: float = 0.0
     """Not before this moment is a start tried again (pull back-off, configuration errors)."""
 

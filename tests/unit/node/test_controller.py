@@ -138,6 +138,7 @@ class Agent:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.faults: list[str] = []
+        self.machine_limit: str | None = None
         self.readings: Readings | Exception = PLENTY
         self.recorded = Recorded()
         self.controller = NodeController(
@@ -148,6 +149,7 @@ class Agent:
             lambda: self.faults,
             LoopClock(),
             random.Random(3),
+            machine_limit=lambda: self.machine_limit,
         )
 
     async def _read(self) -> Readings:
@@ -348,3 +350,26 @@ async def test_a_bug_in_one_part_ends_the_controller_and_its_parts(monkeypatch: 
     agent.controller._watch._on_delta = broken
     with pytest.raises(ZeroDivisionError):
         await agent.controller.run()
+
+
+async def test_a_limit_of_machines_shows_at_once_and_goes_again() -> None:
+    server = Server()
+    agent = Agent(server)
+    agent.machine_limit = ""
+
+    def limit() -> dict[str, Any]:
+        assert server.node is not None
+        found = [c for c in server.node["status"]["conditions"] if c["type"] == "VirtualMachineLimit"]
+        return found[0] if found else {}
+
+    async with agent.running():
+        assert limit()["status"] == "False"
+        agent.machine_limit = "two macOS guests run; delete one"
+        agent.controller.refresh()
+        await asyncio.sleep(0.1)
+        assert (limit()["status"], limit()["message"]) == ("True", "two macOS guests run; delete one")
+        agent.machine_limit = ""
+        agent.controller.refresh()
+        await asyncio.sleep(0.1)
+        assert limit()["status"] == "False"
+    assert agent.recorded.reasons.count("VirtualMachineLimitReached") == 1

@@ -205,3 +205,21 @@ def test_required_fields_are_written_even_when_they_are_empty() -> None:
     written = msgspec.to_builtins(computed())
     assert written["nodeInfo"]["kubeProxyVersion"] == ""
     assert written["daemonEndpoints"]["kubeletEndpoint"] == {"Port": 10250}
+
+
+def test_the_limit_of_machines_is_a_condition_where_the_hypervisor_has_one() -> None:
+    def told(limit: str | None) -> list[tuple[str, str, str]]:
+        conditions = status.conditions(status.Pressure(), (), NOW, limit)
+        assert conditions[-1].type == "Ready"
+        return [(c.status, c.reason, c.message) for c in conditions if c.type == "VirtualMachineLimit"]
+
+    assert told(None) == []
+    assert told("two run; delete one") == [("True", "VirtualMachineLimitReached", "two run; delete one")]
+    assert [(s, reason) for s, reason, _ in told("")] == [("False", "VirtualMachinesAvailable")]
+
+
+def test_a_condition_that_this_driver_does_not_know_any_more_is_left_as_it_is() -> None:
+    mac = status.compute(MINE, PLENTY, status.conditions(status.Pressure(), (), NOW, ""), NodeStatus(), NOW)
+    other = computed(before=mac, now=NOW + 50)
+    assert status.find(other.conditions, "VirtualMachineLimit") == status.find(mac.conditions, "VirtualMachineLimit")
+    assert not status.has_changed(mac, other)

@@ -1,5 +1,7 @@
 """Admission with the kubelet's reasons and messages."""
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -83,3 +85,36 @@ def test_fields_that_are_not_acted_on_are_named() -> None:
         "lifecycle of container vm",
     ]
     assert admission.ignored(pod()) == []
+
+
+GUESTS = {"image-of-mac": "darwin", "image-of-linux": "linux"}
+MAC = dataclasses.replace(NODE, pods=110, macos_guests=2, guest_os=lambda image: GUESTS.get(image, ""))
+
+
+def of_image(image: str) -> api.Pod:
+    of = asking()
+    container = msgspec.structs.replace(of.spec.containers[0], image=image)
+    return msgspec.structs.replace(of, spec=msgspec.structs.replace(of.spec, containers=[container]))
+
+
+def test_a_third_macos_guest_is_rejected_in_the_kubelets_words() -> None:
+    macs = [of_image("image-of-mac")] * 2
+    rejection = admission.reject(of_image("image-of-mac"), MAC, [*macs, of_image("image-of-linux")])
+    assert rejection is not None
+    assert rejection.reason == "OutOfpods"
+    text = "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"
+    assert rejection.message == text
+
+
+def test_linux_guests_take_no_slots_of_macos_guests() -> None:
+    assert admission.reject(of_image("image-of-linux"), MAC, [of_image("image-of-mac")] * 2) is None
+    assert admission.reject(of_image("image-of-mac"), MAC, [of_image("image-of-linux")] * 5) is None
+
+
+def test_a_pod_of_an_unknown_image_is_not_rejected_for_what_it_may_not_be() -> None:
+    assert admission.reject(of_image("never-seen"), MAC, [of_image("image-of-mac")] * 2) is None
+
+
+def test_a_driver_without_a_limit_counts_no_guests() -> None:
+    node = dataclasses.replace(MAC, macos_guests=None)
+    assert admission.reject(of_image("image-of-mac"), node, [of_image("image-of-mac")] * 2) is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from vzkubelet import aio, files
-from vzkubelet.errors import Error, Exhausted, MachineFault, Unavailable, clip
+from vzkubelet.errors import MACHINE_LIMIT_REASON, Error, Exhausted, MachineFault, Unavailable, clip
 from vzkubelet.machines.addresses import MacAddress
 from vzkubelet.machines.directory import MachineDirectory, os_fault
 from vzkubelet.machines.process import ProcessRef, boot_id, exit_of, kill, last_words
@@ -26,7 +26,7 @@ from vzkubelet.machines.vz.plan import BridgedNetwork
 from vzkubelet.machines.vz.planning import Choices, machine_plan, network
 from vzkubelet.machines.vz.protocol import End
 from vzkubelet.machines.vz.resolvers import Resolvers, Sought
-from vzkubelet.machines.vz.slots import LIMIT_REASON, GuestKind, Slot, Slots, refusal_explained
+from vzkubelet.machines.vz.slots import GuestKind, Slot, Slots, refusal_explained
 from vzkubelet.ports import GuestAddress, MachinePhase
 
 _log = logging.getLogger(__name__)
@@ -77,10 +77,10 @@ class HelpedMachine(ProcessMachine[VzState]):
             try:
                 return await self._start(before, slot, plan.encode(what), mac)
             except Exhausted as exc:
-                if exc.reason != LIMIT_REASON or kind is not GuestKind.MACOS:
+                if exc.reason != MACHINE_LIMIT_REASON or kind is not GuestKind.MACOS:
                     raise
                 others = await aio.run_blocking(self._parts.slots.held, kind) - 1  # the one taken here is no machine
-                raise Exhausted(refusal_explained(exc.message, others), reason=LIMIT_REASON) from exc
+                raise Exhausted(refusal_explained(exc.message, others), reason=MACHINE_LIMIT_REASON) from exc
 
     async def _start(self, before: VzState, slot: Slot, encoded: bytes, mac: MacAddress) -> ProcessRef:
         process: ProcessRef | None = None

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from vzkubelet.errors import Exhausted
+from vzkubelet.errors import MACHINE_LIMIT_REASON, Exhausted
 from vzkubelet.machines.directory import os_fault
 
-LIMIT_REASON = "VirtualMachineLimit"
 MACOS_SLOTS = 2
 """hv_apple_isa_vm_quota of the kernel, and section 2B(iii) of macOS' licence."""
 LINUX_SLOTS = 200
@@ -74,11 +73,11 @@ class Slots:
                     return Slot(kind, index, descriptor)
                 owners.append(self._file(kind, index).read_text(errors="replace"))
         if kind is GuestKind.LINUX:
-            raise Exhausted(f"{LINUX_SLOTS} Linux guests run on this host already", reason=LIMIT_REASON)
+            raise Exhausted(f"{LINUX_SLOTS} Linux guests run on this host already", reason=MACHINE_LIMIT_REASON)
         raise Exhausted(
             f"this host runs {MACOS_SLOTS} macOS guests already, which is Apple's limit ({', '.join(owners)}); "
             "the machine starts when one of them has ended",
-            reason=LIMIT_REASON,
+            reason=MACHINE_LIMIT_REASON,
         )
 
     def held(self, kind: GuestKind) -> int:

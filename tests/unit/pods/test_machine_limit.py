@@ -1,0 +1,58 @@
+"""The hypervisor's limit of machines: a pod too many waits for a slot, and everybody is told why."""
+
+from tests.unit.pods.node import UID, Node, pod
+from vzkubelet import errors
+from vzkubelet.pods.machine_limit import MachineLimit
+
+REFUSAL = errors.Exhausted("two macOS guests run; delete one", reason=errors.MACHINE_LIMIT_REASON)
+
+
+async def test_a_pod_without_a_slot_waits_longer_each_time_and_starts_when_there_is_one(node: Node) -> None:
+    node.machines.place.faults = [REFUSAL]
+    node.machines.place.stays_broken = True
+    began = node.clock.time()
+    node.bind(pod(policy="Never"))
+    await node.until(lambda: node.clock.time() - began > 200)
+    assert node.api.pods[UID].status.phase == "Pending"
+    [container] = node.statuses()
+    assert container.state.waiting is not None
+    assert (container.state.waiting.reason, container.state.waiting.message) == ("VirtualMachineLimit", str(REFUSAL))
+    refused = [event for event in node.recorder.events if event.startswith("vm|Warning|")]
+    assert set(refused) == {"vm|Warning|VirtualMachineLimit|two macOS guests run; delete one"}
+    assert 4 <= len(refused) <= 6, "after 0, 10, 30, 70, 130 and 190 seconds"
+    node.machines.place.faults.clear()
+    await node.running()
+    assert node.clock.time() - began < 300
+    assert node.known().container("vm").limit_back_off.delay_s == 0
+    assert node.statuses()[0].restart_count == 0
+
+
+async def test_the_wait_for_a_slot_survives_a_restart_of_the_daemon(node: Node) -> None:
+    node.machines.place.faults = [REFUSAL]
+    node.bind(pod())
+    await node.until(lambda: node.known().container("vm").limit_back_off.delay_s > 0)
+    before = node.known().container("vm").limit_back_off
+    await node.restart()
+    assert node.known().container("vm").limit_back_off == before
+    await node.running()
+
+
+async def test_a_pod_that_waits_for_a_slot_can_be_deleted(node: Node) -> None:
+    node.machines.place.faults = [REFUSAL]
+    node.machines.place.stays_broken = True
+    node.bind(pod())
+    await node.until(lambda: bool(node.statuses()) and node.statuses()[0].state.waiting is not None)
+    node.delete()
+    await node.gone()
+    assert node.leftovers() == []
+
+
+def test_only_changes_are_told() -> None:
+    limit, told = MachineLimit(), []
+    limit.on_change = lambda: told.append(limit.message)
+    limit.freed()
+    limit.reached("a")
+    limit.reached("a")
+    limit.reached("b")
+    limit.freed()
+    assert told == ["a", "b", ""]
