@@ -105,5 +105,9 @@ def properties(raw: Iterable[Json]) -> dict[str, Json]:
 
 
 def oldest(versions: Iterable[str | None]) -> str | None:
-    known = [version for version in versions if version is not None]
+    """None when there is none, or when one of them is not stated: that one is older than everything."""
+    listed = list(versions)
+    known = [version for version in listed if version is not None]
+    if len(known) < len(listed):
+        return None
     return min(known, key=lambda version: [int(part) for part in version.split(".")], default=None)
