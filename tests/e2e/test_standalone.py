@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import agent as agents
-from tests.support.agent_fixtures import machine_processes
+from tests.support.agent_fixtures import NodeHost, machine_processes
 
 EXAMPLE_IMAGE = "localhost:5000/linux-guest:latest"
 STEADY = """
@@ -30,15 +30,18 @@ spec:
 class Machine:
     """The command line with a cache of its own."""
 
-    def __init__(self, cache: Path, guest: Path, image: str) -> None:
+    def __init__(self, cache: Path, host: NodeHost, image: str) -> None:
         self.image = image
         self.cache = cache
-        self._environment = {**os.environ, "VZ_QEMU_FIRMWARE": str(guest / "firmware.fd")}
+        self._environment = {**os.environ, **host.environment}
+        # qemu is what it takes by itself here; `ps` asks no driver.
+        self._driver = [] if host.driver == "qemu" else ["--machine-driver", host.driver]
 
     def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         verb, *rest = arguments
+        driver = [] if verb == "ps" else self._driver
         return subprocess.Popen(
-            [agents.program(), verb, "--cache-dir", str(self.cache), *rest],
+            [agents.program(), verb, "--cache-dir", str(self.cache), *driver, *rest],
             env=self._environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -67,8 +70,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, guest_directory: Path, guest_image: str) -> Iterator[Machine]:
-    made = Machine(tmp_path / "cache", guest_directory, guest_image)
+def machine(tmp_path: Path, node_host: NodeHost, guest_image: str) -> Iterator[Machine]:
+    made = Machine(tmp_path / "cache", node_host, guest_image)
     yield made
     assert made.run("reset").returncode == 0
     assert made.leftovers() == []

@@ -3,7 +3,6 @@
 import random
 import subprocess
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,34 +11,17 @@ import pytest
 
 from tests.cluster import agent as agents
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.docker_engine import DockerEngine
-from tests.cluster.node_credential import mint
-from tests.support.agent_fixtures import Pods, container_status, machine_processes
-from vzkubelet.machines.qemu.bridge import tap_name
+from tests.support.agent_fixtures import NodeHost, Pods, container_status, machine_processes
 
 COUNT = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"
 KILLS = 10
 
 
 @pytest.fixture
-def own_node(
-    cluster: ControlPlane, docker_engine: DockerEngine, guest_directory: Path, tmp_path: Path
-) -> Iterator[agents.Agent]:
+def own_node(cluster: ControlPlane, node_host: NodeHost, tmp_path: Path) -> Iterator[agents.Agent]:
     """A node that the test may kill."""
-    name = f"vz-{uuid.uuid4().hex[:8]}"
-    agent = agents.Agent(
-        tmp_path,
-        mint(cluster, name, tmp_path / "credential"),
-        name=name,
-        docker_host=docker_engine.host,
-        guest=guest_directory,
-    )
-    agent.start()
-    try:
-        agent.wait_ready(cluster)
+    with node_host.agent(tmp_path, cluster) as agent:
         yield agent
-    finally:
-        agent.tear_down()
 
 
 @pytest.fixture
@@ -86,13 +68,6 @@ def forget_image(agent: agents.Agent, image: str) -> None:
     subprocess.run(command, capture_output=True, check=True)
 
 
-def taps(agent: agents.Agent) -> set[str]:
-    """Of this agent alone: other nodes on this machine have theirs."""
-    listed = subprocess.run(["ip", "-o", "link", "show", "type", "tun"], capture_output=True, text=True, check=True)
-    own = tap_name(agent.cache / "node" / "machines", "")[:8]
-    return {name for line in listed.stdout.splitlines() if (name := line.split(":")[1].strip()).startswith(own)}
-
-
 @pytest.mark.timeout(400)
 def test_killed_agent_finds_everything_as_it_was(
     cluster: ControlPlane, own_node: agents.Agent, own_pods: Pods, busybox_image: str
@@ -118,7 +93,7 @@ def test_killed_agent_finds_everything_as_it_was(
 
 @pytest.mark.timeout(800)
 def test_kills_at_random_moments_lose_and_double_nothing(
-    cluster: ControlPlane, own_node: agents.Agent, own_pods: Pods, guest_image: str
+    cluster: ControlPlane, node_host: NodeHost, own_node: agents.Agent, own_pods: Pods, guest_image: str
 ) -> None:
     pods = own_pods
     seed = random.randrange(1 << 32)
@@ -130,7 +105,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(
         restart(own_node, cluster)
         pod = pods.wait_ready(name)
         assert container_status(pod)["restartCount"] == 0, f"seed {seed}"
-        assert len(taps(own_node)) == 1, f"seed {seed}"
+        assert len(node_host.taps(own_node)) == 1, f"seed {seed}"
         assert len(list((own_node.cache / "node" / "machines").glob(f"{pod['metadata']['uid']}"))) == 1
         uid = pod["metadata"]["uid"]
         assert len(machines_of(own_node, uid)) == 1, f"seed {seed}"
@@ -147,7 +122,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(
             time.sleep(0.2)
         assert host_leftovers(own_node) == [], f"seed {seed}"
         forget_image(own_node, guest_image)  # the next pod pulls it again
-    assert taps(own_node) == set(), f"seed {seed}"
+    assert node_host.taps(own_node) == set(), f"seed {seed}"
 
 
 def test_pod_deleted_while_no_agent_runs_is_cleaned_up(
@@ -167,25 +142,14 @@ def test_pod_deleted_while_no_agent_runs_is_cleaned_up(
 
 
 def test_node_survives_an_api_server_that_restarts(
-    cluster_factory: Any, docker_engine: DockerEngine, guest_directory: Path, guest_image: str, tmp_path: Path
+    cluster_factory: Any, node_host: NodeHost, guest_image: str, tmp_path: Path
 ) -> None:
     cluster: ControlPlane = cluster_factory()
-    agent = agents.Agent(
-        tmp_path,
-        mint(cluster, "vz-weather", tmp_path / "credential"),
-        name="vz-weather",
-        docker_host=docker_engine.host,
-        guest=guest_directory,
-    )
-    agent.start()
-    try:
-        agent.wait_ready(cluster)
-        pods = Pods(cluster, "default", "vz-weather", guest_image)
+    with node_host.agent(tmp_path, cluster, "vz-weather") as agent:
+        pods = Pods(cluster, "default", agent.name, guest_image)
         pods.apply(pods.pod("steady", "sh", "-c", COUNT))
         before = pods.wait_ready("steady")
         cluster.restart_apiserver()
         pods.apply(pods.pod("after", "echo", "still here"))
         pods.wait_phase("after", "Succeeded")
         assert identity(pods.get("steady")) == identity(before)
-    finally:
-        agent.tear_down()

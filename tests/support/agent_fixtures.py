@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import os
+import shutil
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,49 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.docker_engine import DockerEngine
 from tests.cluster.node_credential import mint
 from tests.cluster.registry import Registry
+from tests.support.mac_host import QemuMac
+from vzkubelet.machines.qemu.bridge import tap_name
 
 POD_TIMEOUT_S = 120.0
+VZ_HELPER = "vzkubelet.machines.vz.helper"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "driver of the nodes under test; vz runs over the double of Apple's frameworks, with QEMU's guests"
+    parser.addoption("--machine-driver", choices=("qemu", "vz"), default="qemu", help=help_text)
 
 
 @pytest.fixture(scope="session")
-def guest_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The guest image as files: disk.img, aux.img, image-config.json."""
+def machine_driver(pytestconfig: pytest.Config) -> str:
+    """Of the session's nodes: qemu or vz."""
+    return str(pytestconfig.getoption("--machine-driver"))
+
+
+@pytest.fixture(scope="session")
+def linux_guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The guest image as files, with its firmware: disk.img, aux.img, image-config.json, firmware.fd."""
     return agents.build_guest(tmp_path_factory.mktemp("guest") / "image")
+
+
+@pytest.fixture(scope="session")
+def mac_guest(linux_guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same guest, said to be for a Mac: what the double's host pulls is arm64."""
+    return _for_mac(linux_guest, tmp_path_factory.mktemp("mac-guest") / "image")
+
+
+def _for_mac(guest: Path, target: Path) -> Path:
+    shutil.copytree(guest, target, copy_function=os.link)
+    (target / "image-config.json").unlink()  # it is written to: no link
+    shutil.copyfile(guest / "image-config.json", target / "image-config.json")
+    agents.label_guest(target, "arm64")
+    return target
+
+
+@pytest.fixture(scope="session")
+def guest_directory(request: pytest.FixtureRequest, machine_driver: str) -> Path:
+    """The guest image as files, for the session's driver."""
+    found: Path = request.getfixturevalue("mac_guest" if machine_driver == "vz" else "linux_guest")
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -42,22 +80,76 @@ def busybox_image(docker_engine: DockerEngine, registry: Registry) -> str:
 
 
 @pytest.fixture(scope="session")
+def mac(linux_guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QemuMac]:
+    """A Mac with real guests behind it; in the end nothing runs on it and nothing would have aborted a process."""
+    with QemuMac(tmp_path_factory.mktemp("mac"), firmware=linux_guest / "firmware.fd") as host:
+        yield host
+        assert host.processes() == []
+        assert host.taps() == set()
+    assert host.aborts() == []
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHost:
+    """What agents of one driver are started on."""
+
+    driver: str
+    docker_host: str
+    environment: dict[str, str]
+    mac: QemuMac | None = None
+
+    @contextlib.contextmanager
+    def agent(self, directory: Path, cluster: ControlPlane, name: str = "") -> Iterator[agents.Agent]:
+        """A node, Ready; torn down with all that it ran when the block ends."""
+        name = name or f"vz-{uuid.uuid4().hex[:8]}"
+        made = agents.Agent(
+            directory,
+            mint(cluster, name, directory / "credential"),
+            name=name,
+            docker_host=self.docker_host,
+            driver=self.driver,
+            environment=self.environment,
+        )
+        made.start()
+        try:
+            made.wait_ready(cluster)
+            yield made
+        finally:
+            made.tear_down()
+
+    def taps(self, agent: agents.Agent) -> set[str]:
+        """Interfaces of this agent's guests; other nodes on this machine have theirs."""
+        if self.mac is not None:
+            return self.mac.taps()
+        listed = subprocess.run(["ip", "-o", "link", "show", "type", "tun"], capture_output=True, text=True, check=True)
+        own = tap_name(agent.cache / "node" / "machines", "")[:8]
+        return {name for line in listed.stdout.splitlines() if (name := line.split(":")[1].strip()).startswith(own)}
+
+
+@pytest.fixture(scope="session")
+def node_host(
+    request: pytest.FixtureRequest, machine_driver: str, docker_engine: DockerEngine, guest_directory: Path
+) -> NodeHost:
+    """Where the nodes of the session's driver run: a Mac, or this machine."""
+    if machine_driver == "vz":
+        host: NodeHost = request.getfixturevalue("mac_node_host")
+        return host
+    firmware = {"VZ_QEMU_FIRMWARE": str(guest_directory / "firmware.fd")}  # it boots emulated guests faster
+    return NodeHost("qemu", docker_engine.host, firmware)
+
+
+@pytest.fixture(scope="session")
+def mac_node_host(mac: QemuMac, docker_engine: DockerEngine) -> NodeHost:
+    return NodeHost("vz", docker_engine.host, mac.environment, mac)
+
+
+@pytest.fixture(scope="session")
 def node(
-    cluster: ControlPlane,
-    docker_engine: DockerEngine,
-    guest_directory: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    cluster: ControlPlane, node_host: NodeHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[agents.Agent]:
-    """The session's node with the qemu driver, Ready."""
-    name, directory = f"vz-{uuid.uuid4().hex[:8]}", tmp_path_factory.mktemp("node")
-    credential = mint(cluster, name, directory / "credential")
-    agent = agents.Agent(directory, credential, name=name, docker_host=docker_engine.host, guest=guest_directory)
-    agent.start()
-    try:
-        agent.wait_ready(cluster)
+    """The session's node, Ready."""
+    with node_host.agent(tmp_path_factory.mktemp("node"), cluster) as agent:
         yield agent
-    finally:
-        agent.tear_down()
 
 
 class Pods:
@@ -159,13 +251,18 @@ def pods(cluster: ControlPlane, node: agents.Agent, guest_image: str, namespace:
 
 
 def machine_processes(state: Path) -> list[str]:
-    """Command lines of QEMU and virtiofsd processes that belong to machines below `state`, by their environment."""
+    """Command lines of the processes that are machines below `state`: QEMU and virtiofsd, known by their environment,
+    and the helpers of the vz driver, which name their machine's directory."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            is_machine = process.name().startswith(("qemu-system", "virtiofsd"))
-            if is_machine and any(str(state) in value for value in process.environ().values()):
-                found.append(" ".join(process.cmdline()))
+            command = process.cmdline()
+            if process.name().startswith(("qemu-system", "virtiofsd")):
+                is_machine = any(str(state) in value for value in process.environ().values())
+            else:
+                is_machine = VZ_HELPER in command and any(str(state) in word for word in command)
+            if is_machine:
+                found.append(" ".join(command))
     return found
 
 
