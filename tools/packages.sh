@@ -27,8 +27,10 @@ iptables iptables
 mtools mcopy
 openssh-client ssh
 openssh-server /usr/sbin/sshd
+sudo sudo
 qemu-utils qemu-img
 virtiofsd /usr/libexec/virtiofsd /usr/lib/qemu/virtiofsd
+zsh zsh
 NEEDS
     if [ -z "$PYTHON_FOUND" ]; then
         # Ubuntu 22.04 has 3.11 beside an older python3.

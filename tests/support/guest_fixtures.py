@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from tests.support import ssh_systems
+from tests.support import bsd_system, ssh_systems
 from tests.support.ssh_systems import SshSystem
 from vzkubelet.guests.guest import SshGuest, SshGuests
 from vzkubelet.guests.ssh import ConnectPolicy, Login
 from vzkubelet.ports import GuestAddress
 
-SYSTEMS = ("openssh-dash", "openssh-bash", "dropbear-busybox")
+SYSTEMS = ("openssh-dash", "openssh-bash", "dropbear-busybox", "openssh-zsh-bsd")
 
 POLICY = ConnectPolicy(lost_after_s=10.0)
 
@@ -37,8 +37,13 @@ def make_system(name: str, factory: pytest.TempPathFactory) -> SshSystem:
     directory = factory.mktemp(name)
     for parent in (directory, *directory.parents[:2]):
         parent.chmod(0o755)  # the systems' other users pass through here
-    kind, _, variant = name.partition("-")
-    return ssh_systems.dropbear(directory) if kind == "dropbear" else ssh_systems.openssh(directory, variant)
+    match name.partition("-"):
+        case ("dropbear", _, _):
+            return ssh_systems.dropbear(directory)
+        case (_, _, "zsh-bsd"):
+            return bsd_system.openssh_bsd(directory)
+        case (_, _, shell):
+            return ssh_systems.openssh(directory, shell)
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)

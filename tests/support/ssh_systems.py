@@ -109,10 +109,10 @@ def _descendants(pid: int) -> Iterator[int]:
 
 def openssh(directory: Path, shell: str = "dash") -> SshSystem:
     """Debian with OpenSSH; `shell` is the users' login shell and what ``/bin/sh`` is."""
-    port = _free_port()
+    port = free_port()
     _write_users(directory, directory / "home", f"/bin/{shell}")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "host_key"], check=True)
-    _client_key(directory)
+    client_key(directory)
     (directory / "sshd_config").write_text(_SSHD_CONFIG.format(port=port, directory=directory))
     here = shlex.quote(str(directory))
     boot = [
@@ -128,7 +128,7 @@ def openssh(directory: Path, shell: str = "dash") -> SshSystem:
 
 def dropbear(directory: Path) -> SshSystem:
     """A root file system of busybox and dropbear, as small Linux guests have."""
-    port = _free_port()
+    port = free_port()
     root = directory / "root"
     for name in (
         "bin",
@@ -156,7 +156,7 @@ def dropbear(directory: Path) -> SshSystem:
     (root / "bin/setpriv").unlink(missing_ok=True)
     shutil.move(root / "usr/sbin/setpriv", root / "bin/setpriv")
     _write_users(root / "etc", Path("/root"), "/bin/sh")
-    _client_key(directory)
+    client_key(directory)
     (root / "root/.ssh").mkdir(mode=0o700)
     shutil.copy(directory / "authorized_keys", root / "root/.ssh/authorized_keys")
     keys = []
@@ -188,7 +188,7 @@ def _write_users(directory: Path, home: Path, shell: str) -> None:
         os.chown(runner, 1000, 1000)
 
 
-def _client_key(directory: Path) -> None:
+def client_key(directory: Path) -> None:
     key = directory / "client_key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     shutil.copy(key.with_suffix(".pub"), directory / "authorized_keys")
@@ -212,7 +212,7 @@ def _program(name: str) -> Path:
     return Path(path)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

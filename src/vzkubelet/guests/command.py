@@ -11,7 +11,7 @@ from vzkubelet.guests import launch
 from vzkubelet.guests.connections import Connections, Terminal
 from vzkubelet.guests.session import Session
 from vzkubelet.guests.shell import READ_LINE, interpreted, one_line, quote
-from vzkubelet.guests.users import User, Users
+from vzkubelet.guests.users import Place, User, Users
 from vzkubelet.ports import ExecRequest, ExitStatus, GuestProcess, OutputStream, Streams, TerminalSize
 
 TERM = "xterm"
@@ -48,10 +48,11 @@ class Command:
         stdin = streams.stdin()
         script = one_line(_announcing(token, program, "" if stdin else "</dev/null"))
         if user:
-            script = one_line("exec " + user.switch(interpreted(READ_LINE))) + script
+            script = one_line("exec " + user.switch(interpreted(READ_LINE), Place.SESSION)) + script
         async with self._connections.session(READ_LINE) as session:
             await session.write(script)
-            return await self._serve(_Run(session, program, token, streams, terminal=False), session, stdin)
+            run = _Run(session, program, token, streams, terminal=False)
+            return await self._serve(run, session, stdin, user)
 
     async def _in_terminal(
         self, program: launch.Program, user: User | None, token: str, streams: Streams
@@ -60,7 +61,7 @@ class Command:
         read = 'IFS= read -r h <&3 && eval "$h"'
         script = one_line(_announcing(token, program, "3<&-"))
         if user:
-            script = one_line("exec " + user.switch(interpreted(read))) + script
+            script = one_line("exec " + user.switch(interpreted(read), Place.TERMINAL)) + script
         name = f"exec-{token}"
         staged = await self._connections.run(_STAGE % (quote(script.decode("utf-8", "surrogateescape")), name, name))
         path = staged.stdout.rstrip("\n")
@@ -73,23 +74,28 @@ class Command:
             async with self._connections.session(opened, terminal) as session:
                 resizes.apply_to(session)
                 run = _Run(session, program, token, streams, terminal=True)
-                return await self._serve(run, session, streams.stdin())
+                return await self._serve(run, session, streams.stdin(), user)
         finally:
             await resizes.close()
 
-    async def _serve(self, run: "_Run", session: Session, stdin: AsyncIterator[bytes] | None) -> ExitStatus:
+    async def _serve(
+        self, run: "_Run", session: Session, stdin: AsyncIterator[bytes] | None, user: User | None
+    ) -> ExitStatus:
         """Serve it; when that is cut short, nobody is left to read what the command says, so it is killed."""
         try:
             return await run.serve(stdin)
         except BaseException:
             if run.pid and session.status is None:
-                await self._kill(run.pid)
+                await self._kill(run.pid, user)
             raise
 
-    async def _kill(self, pid: int) -> None:
+    async def _kill(self, pid: int, user: User | None) -> None:
         """Over a session of its own: OpenSSH passes no signals on for root, and closing a channel kills nobody."""
+        kill = f"kill -9 -{pid} 2>/dev/null||kill -9 {pid}\n"
+        if user and user.elevated:
+            kill = f"sudo -n -- /bin/sh -c {quote(kill)}\n"
         with contextlib.suppress(Error):
-            await self._connections.run(f"kill -9 -{pid} 2>/dev/null||kill -9 {pid}\n", timeout_s=KILL_S)
+            await self._connections.run(kill, timeout_s=KILL_S)
 
 
 class _Resizes:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vzkubelet import aio
-from vzkubelet.errors import Unavailable, Unsupported, clip
-from vzkubelet.guests import linux
+from vzkubelet.errors import Unavailable, clip
 from vzkubelet.guests.command import Command
 from vzkubelet.guests.connections import Connections
-from vzkubelet.guests.shell import POSIX_SHELLS
+from vzkubelet.guests.shell import POSIX_SHELLS, quote
 from vzkubelet.guests.ssh import ConnectPolicy, Dialer, Login
 from vzkubelet.guests.supervisor import Supervisor
+from vzkubelet.guests.system import system
 from vzkubelet.guests.users import Users
 from vzkubelet.ports import (
     ExecRequest,
@@ -44,18 +44,19 @@ class _Facts:
 class SshGuest:
     """One guest, reached over SSH."""
 
-    def __init__(self, connections: Connections, facts: _Facts, clock: aio.Clock) -> None:
+    def __init__(self, connections: Connections, facts: _Facts, password: str, clock: aio.Clock) -> None:
         self._connections = connections
         self._facts = facts
+        self._password = password
         self._clock = clock
-        users = Users(connections, facts.uid, facts.gid, facts.name)
+        users = Users(connections, facts.uid, facts.gid, facts.name, facts.os)
         self._supervisor = Supervisor(connections, users, connections.policy.lost_after_s)
         self._command = Command(connections, users)
 
     async def prepare(self, hostname: str, mounts: Sequence[GuestMount]) -> None:
         """Raises Unavailable with the guest's own text when a mount fails."""
-        self._must_be_linux("preparing")
-        reply = await self._connections.run(self._root() + linux.prepare(hostname, mounts))
+        script = system(self._facts.os, "preparing").prepare(hostname, mounts)
+        reply = await self._connections.run(self._preamble() + script)
         if reply.code or reply.stdout:
             reason = reply.stdout.removeprefix("error ") or reply.stderr
             raise Unavailable(f"the guest could not be prepared: {clip(reason)}", reason="CreateContainerError")
@@ -76,23 +77,21 @@ class SshGuest:
         return await self._command.run(request, process, streams)
 
     async def usage(self) -> GuestUsage:
-        self._must_be_linux("measuring")
-        reply = await self._connections.run(linux.USAGE)
-        return linux.usage(reply.stdout, self._clock.time())
+        guest = system(self._facts.os, "measuring")
+        reply = await self._connections.run(guest.USAGE)
+        return guest.usage(reply.stdout, self._clock.time())
 
     async def shut_down(self) -> None:
-        self._must_be_linux("shutting down")
-        await self._connections.run(self._root() + linux.SHUT_DOWN)
+        await self._connections.run(self._preamble() + system(self._facts.os, "shutting down").shut_down())
 
     async def close(self) -> None:
         await self._connections.close()
 
-    def _root(self) -> str:
-        return "root=\n" if self._facts.uid == 0 else "root='sudo -n'\n"
-
-    def _must_be_linux(self, doing: str) -> None:
-        if self._facts.os != "Linux":
-            raise Unsupported(f"{doing} a {clip(self._facts.os)} guest is not supported yet")
+    def _preamble(self) -> str:
+        """How scripts become root: the login user is it, or sudo makes it so, perhaps with the login's password."""
+        if self._facts.uid == 0:
+            return "root= password=\n"
+        return f"root='sudo -n' password={quote(self._password)}\n"
 
 
 class SshGuests:
@@ -109,7 +108,7 @@ class SshGuests:
         with aio.traced(_log, "ssh connect", guest=str(dialer)):
             try:
                 await connections.open(deadline_s)
-                return SshGuest(connections, await _facts(connections), self._clock)
+                return SshGuest(connections, await _facts(connections), self._login.password, self._clock)
             except BaseException:
                 await connections.close()
                 raise

@@ -69,7 +69,7 @@ def _find(program: Program) -> str:
 
 
 def _find_interpreter() -> str:
-    first_line = "$(dd if=\"$p\" bs=256 count=1 2>/dev/null|tr -d '\\000'|head -n 1)"
+    first_line = "$(dd if=\"$p\" bs=256 count=1 2>/dev/null|LC_ALL=C tr -d '\\000'|head -n 1)"
     return (
         f"case {first_line} in '#!'*)"
         f'l={first_line};l=${{l#??}};l=${{l#"${{l%%[! ]*}}"}};[ -x "${{l%%[ \t]*}}" ]||fail interpreter;;esac'

@@ -11,8 +11,6 @@ _TICK_NS = 10_000_000
 
 USAGE = 'read -r line </proc/stat;echo "$line";cat /proc/meminfo;df -kP /\n'
 
-SHUT_DOWN = "{ sleep 0.1;$root poweroff||$root shutdown -h now||$root poweroff -f;} </dev/null >/dev/null 2>&1 &\n"
-
 
 def prepare(hostname: str, mounts: Sequence[GuestMount]) -> str:
     """A script that brings the guest into this state; prints ``error TEXT`` for what failed. Repeating it is free."""
@@ -24,6 +22,11 @@ def prepare(hostname: str, mounts: Sequence[GuestMount]) -> str:
         mode = "ro" if mount.read_only else "rw"
         lines.append(f"place {words([mount.tag, mount.sub_path.strip('/'), mount.mount_path, mode])}")
     return "\n".join(lines) + "\n"
+
+
+def shut_down() -> str:
+    """A script that powers the guest off a moment after it has ended itself."""
+    return "{ sleep 0.1;$root poweroff||$root shutdown -h now||$root poweroff -f;} </dev/null >/dev/null 2>&1 &\n"
 
 
 def usage(text: str, sampled_at: float) -> GuestUsage:

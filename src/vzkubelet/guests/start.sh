@@ -1,5 +1,6 @@
 # Starts a process under its supervisor, once per id, and prints its report. Expects: id, supervise (text), spec (text),
-# stdin (1 or empty), owner (uid:gid or empty), dir (working directory or empty).
+# stdin (1 or empty), owner (uid:gid or empty), elevated (1 when sudo starts it, or empty), dir (working directory or
+# empty).
 
 umask 077
 
@@ -53,10 +54,13 @@ launch() {
 	mkfifo out.p err.p alive ready
 	[ "$stdin" ] && mkfifo in
 	[ "$owner" ] && chown "$owner" out.p err.p
+	[ "$elevated" ] && : >elevated
 	exec 4<>ready
 	if command -v setsid >/dev/null; then
 		# The first makes a session, the second forks because a session's leader cannot make one.
 		setsid setsid /bin/sh ./supervise </dev/null >/dev/null 2>&1 4<&-
+	elif command -v perl >/dev/null; then
+		perl -e 'use POSIX; fork && exit; POSIX::setsid(); exec @ARGV' /bin/sh ./supervise </dev/null >/dev/null 2>&1 4<&-
 	else
 		# With job control a background job gets its own process group and keeps its interrupt signals.
 		set -m

@@ -16,7 +16,7 @@ from vzkubelet.guests import launch
 from vzkubelet.guests.connections import Connections
 from vzkubelet.guests.session import Session
 from vzkubelet.guests.shell import READ_ALL, READ_LINE, interpreted, load, one_line, quote
-from vzkubelet.guests.users import Users
+from vzkubelet.guests.users import Place, Users
 from vzkubelet.ports import ExitStatus, GuestProcess, OutputLog, OutputStream
 
 _log = logging.getLogger(__name__)
@@ -41,10 +41,12 @@ _SIGNAL = """%s || { echo absent; exit; }
 read -r word pid <report && [ "$word" = run ] || { echo ended; exit; }
 %s
 """
-_KILL = 'kill -9 -"$pid" 2>/dev/null || kill -9 "$pid" 2>/dev/null || echo ended'
+_KILL = 'kill -9 -"$pid" 2>/dev/null || kill -9 "$pid" 2>/dev/null'
 """All that the process started goes with it, as with a container."""
-_TELL = 'kill -%d "$pid" 2>/dev/null || echo ended'
+_TELL = 'kill -%d "$pid" 2>/dev/null'
 """The process alone: a shell would report children that a signal to the group killed, in the container's log."""
+_AS_ROOT = "{ [ -e elevated ] && sudo -n -- /bin/sh -c %s; }"
+"""What sudo started only root may signal."""
 
 _RETRY_S = 0.25
 
@@ -66,13 +68,14 @@ class Supervisor:
         spec = _SPEC + launch.script(program, _BECOME, announce="report", find_interpreter=True)
         user = await self._users.other(process.user)
         inner = interpreted(READ_ALL)
-        command = user.switch(inner) if user else inner
+        command = user.switch(inner, Place.SUPERVISED) if user else inner
         values = {
             "id": _checked(process.id),
             "supervise": load("supervise.sh").replace("@COMMAND@", command),
             "spec": spec,
             "stdin": "1" if process.stdin else "",
-            "owner": user.owner if user else "",
+            "owner": user.owner if user and not user.elevated else "",
+            "elevated": "1" if user and user.elevated else "",
             "dir": program.working_dir,
         }
         assignments = "\n".join(f"{name}={quote(value)}" for name, value in values.items())
@@ -133,6 +136,8 @@ class Supervisor:
     async def signal(self, process_id: str, number: int) -> None:
         """As `Guest.signal`."""
         send = _KILL if number == signal.SIGKILL else _TELL % number
+        elevated = _AS_ROOT % f'{quote("pid=$1;" + send)} sh "$pid"'
+        send = f"{send} || {elevated} || echo ended"
         reply = await self._connections.run(f"id={quote(_checked(process_id))}\n" + _SIGNAL % (_PLACE, send))
         if reply.stdout:
             raise NotFound(f"process {process_id} has ended" if "ended" in reply.stdout else f"no process {process_id}")

@@ -1,5 +1,6 @@
 # Resolves a user and a group of the guest, as container runtimes do it, and says which program (a path, or none) can
-# switch to them. Expects: user, group (may be empty). Prints "user UID GID TOOL [NAME]" or "fail user" or "fail group".
+# switch to them. Expects: user, group (may be empty). Prints "user UID GID TOOL - [NAME]" (the tool finds the groups) or
+# "fail user" or "fail group".
 
 entry() {
 	while IFS=: read -r name password number rest || [ "$name" ]; do
@@ -44,6 +45,6 @@ resolve() {
 			gid=$group
 		fi
 	fi
-	echo "user $uid $gid $(tool) $login"
+	echo "user $uid $gid $(tool) - $login"
 }
 resolve
