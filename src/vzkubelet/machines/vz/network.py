@@ -98,9 +98,10 @@ def chosen_interface(wanted: str, offered: list[HostInterface], present: list[st
             f"VZ_BRIDGE_INTERFACE={wanted} is an interface that macOS does not bridge to, as one without a network "
             f"service; {choice}; {_VLANS}"
         )
-    known = {name: str(one) for one in offered for name in (one.identifier, one.name) if name}
-    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(dict.fromkeys(known[name] for name in close))}? " if close else ""
+    names = [name for one in offered for name in (one.identifier, one.name) if name]
+    close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+    meant = [str(one) for one in offered if one.identifier in close or one.name in close]
+    guess = f"did you mean {' or '.join(meant)}? " if meant else ""
     raise NotFound(
         f"VZ_BRIDGE_INTERFACE={wanted}: this host has no such interface; {guess}{choice}; {_VLANS}",
         reason="BridgeInterfaceNotFound",

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -182,8 +183,9 @@ class Capture:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)  # process.kill() would reap it before asyncio's watcher does
     await process.wait()
 
 
