@@ -1,7 +1,7 @@
 # Every verb is a script in tools/; this file only names them and says what they need.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image test check bench cluster-up node-up down clean lock
+.PHONY: help setup demo image test test-vz check bench cluster-up node-up down clean lock
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -14,6 +14,9 @@ demo: setup ## Show the product: cluster, registry, node, a VM pod (KEEP=1 leave
 
 test: setup ## Run all tests: unit first, then conformance, integration and e2e (ARGS="..." for pytest)
 	@tools/test $(ARGS)
+
+test-vz: setup ## Run the end-to-end tests with the vz driver, over the double of Apple's frameworks
+	@tools/test_vz $(ARGS)
 
 check: setup ## Formatting, lint, types, import contracts, sizes, lock files
 	@tools/check
