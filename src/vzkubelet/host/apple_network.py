@@ -1,6 +1,5 @@
 """Between guests and their host on a Mac: leases, local network privacy, bridges and packets."""
 
-import plistlib
 import re
 import stat
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from vzkubelet.config import VzNetwork
 from vzkubelet.errors import clip
+from vzkubelet.host import property_list
 from vzkubelet.host.apple_system import macos_version
 from vzkubelet.host.finding import Finding, ok, problem, warning
 from vzkubelet.host.probe import Probe
@@ -52,7 +52,7 @@ def local_network(probe: Probe, subject: Subject) -> Iterator[Finding]:
         yield problem("local-network", f"a guest was out of reach: {clip(refusals[-1], 120)}", why, *fixes)
         return
     try:
-        info = plistlib.loads(probe.read(subject.config.vz.helper_app / bundle.INFO_PLIST))
+        info = property_list.parse(probe.read(subject.config.vz.helper_app / bundle.INFO_PLIST))
     except (OSError, ValueError):
         info = {}
     if not info.get("NSLocalNetworkUsageDescription"):
@@ -85,10 +85,11 @@ def dhcp_leases(probe: Probe, subject: Subject) -> Iterator[Finding]:
 
 def _lease_time(probe: Probe) -> int:
     try:
-        settings = plistlib.loads(probe.read(INTERNET_SHARING))
-        return int(settings["bootpd"]["DHCPLeaseTimeSecs"])
-    except (OSError, ValueError, LookupError, TypeError):
+        bootpd = property_list.parse(probe.read(INTERNET_SHARING)).get("bootpd")
+    except (OSError, ValueError):
         return DEFAULT_LEASE_S
+    lease_s = bootpd.get("DHCPLeaseTimeSecs") if isinstance(bootpd, dict) else None
+    return lease_s if isinstance(lease_s, int) else DEFAULT_LEASE_S
 
 
 def _active_leases(probe: Probe, file: Path) -> int:

@@ -1,10 +1,10 @@
 """The Mac itself: version, processor, bindings, and the signed app that the helpers of machines run in."""
 
-import plistlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from vzkubelet.errors import clip
+from vzkubelet.host import property_list
 from vzkubelet.host.finding import Finding, ok, problem, warning
 from vzkubelet.host.probe import Probe
 from vzkubelet.host.signing import bundle
@@ -126,10 +126,9 @@ def entitlements(probe: Probe, app: Path) -> dict[str, object]:
     if not shown.ok or not shown.stdout.strip():
         return {}
     try:
-        granted = plistlib.loads(shown.stdout.strip("\0\n").encode())
-    except (plistlib.InvalidFileException, ValueError):
+        return property_list.parse(shown.stdout.strip("\0\n").encode())
+    except ValueError:
         return {}
-    return granted if isinstance(granted, dict) else {}
 
 
 def _staleness(probe: Probe, app: Path, sign: str) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ in at the screen.
 """
 
 import plistlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vzkubelet.host.signing.bundle import IDENTIFIER
@@ -17,10 +17,8 @@ SEARCH_PATH = "/opt/homebrew/bin:/opt/homebrew/sbin:/usr/local/bin:/usr/local/sb
 """launchd gives no more than the last four; Docker's credential helpers and softnet are in the first."""
 
 
-def definition(
-    label: str, command: Sequence[str], log: Path, home: Path, more: Mapping[str, str] | None = None
-) -> bytes:
-    """The property list. `more` are variables that are no secrets."""
+def definition(label: str, command: Sequence[str], log: Path, home: Path) -> bytes:
+    """The property list."""
     files = {"NumberOfFiles": OPEN_FILES}
     return plistlib.dumps(
         {
@@ -37,7 +35,7 @@ def definition(
             "AbandonProcessGroup": True,
             "ExitTimeOut": EXIT_TIMEOUT_S,
             "AssociatedBundleIdentifiers": [IDENTIFIER],
-            "EnvironmentVariables": {"PATH": SEARCH_PATH, "LANG": "en_US.UTF-8", **(more or {})},
+            "EnvironmentVariables": {"PATH": SEARCH_PATH, "LANG": "en_US.UTF-8"},
             "SoftResourceLimits": files,
             "HardResourceLimits": files,
             "WorkingDirectory": str(home),

@@ -61,8 +61,8 @@ def _linkage(data: bytes) -> Linkage:
     position = _HEADER_SIZE
     for _ in range(count):
         command, size, name_offset = struct.unpack_from("<III", data, position)
-        if size < 8:
-            raise ValueError("a load command has no size")
+        if size < 8 or position + size > len(data):
+            raise ValueError("a load command is cut off")
         if command in _LIBRARY_COMMANDS or command == _RPATH:
             name = data[position + name_offset : position + size].split(b"\0")[0].decode()
             (rpaths if command == _RPATH else libraries).append(name)

@@ -1,10 +1,10 @@
 """Provisioning profiles: what Apple granted, and to whom."""
 
-import plistlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from vzkubelet.errors import InvalidInput
+from vzkubelet.host import property_list
 
 _BEGIN, _END = b"<?xml", b"</plist>"
 
@@ -38,7 +38,6 @@ def _content(data: bytes, name: str) -> dict[str, object]:
     if begin < 0 or end < begin:
         raise InvalidInput(f"{name} is not a provisioning profile")
     try:
-        content = plistlib.loads(data[begin : end + len(_END)])
-    except (plistlib.InvalidFileException, ValueError) as exc:
+        return property_list.parse(data[begin : end + len(_END)])
+    except ValueError as exc:
         raise InvalidInput(f"{name} is not a provisioning profile: {exc}") from exc
-    return content if isinstance(content, dict) else {}

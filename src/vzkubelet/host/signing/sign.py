@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vzkubelet.errors import InvalidInput, MachineFault, Unsupported, clip
 from vzkubelet.files import STAGING_PREFIX, remove_tree
+from vzkubelet.host import property_list
 from vzkubelet.host.apple_system import BRIDGING, entitlements
 from vzkubelet.host.probe import Output, Probe
 from vzkubelet.host.signing import bundle, profile
@@ -166,5 +167,4 @@ def _replace(app: Path, staged: Path) -> None:
 
 def _packaged(name: str) -> dict[str, bool]:
     source = resources.files("vzkubelet.host").joinpath("entitlements", f"{name}.plist")
-    granted = plistlib.loads(source.read_bytes())
-    return {str(key): bool(value) for key, value in granted.items()}
+    return {key: bool(value) for key, value in property_list.parse(source.read_bytes()).items()}
