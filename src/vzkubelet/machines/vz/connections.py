@@ -54,7 +54,7 @@ class Connection:
         self._writer = aio.spawn(self._write(), name="write to a client of the helper")
 
     async def serve(self) -> None:
-        """Read until the client goes; its requests in progress go on, as they would if it had gone a moment later."""
+        """Read until the client goes."""
         loop = asyncio.get_running_loop()
         decoder: LineDecoder[Request] = LineDecoder(Request)
         try:
@@ -125,20 +125,26 @@ class Connection:
             line = line[1:]
         await loop.sock_sendall(self._peer, line)
 
-    async def close(self) -> None:
-        """Finish the answers in progress, send what waits, as long as the client takes it, and close."""
+    async def finish(self) -> None:
+        """Let answers in progress come to their end and send what waits, as long as the client takes it."""
         if self._answers and not self._closing:
             await asyncio.wait(set(self._answers), timeout=_FLUSH_S)
         self._closing = True
         self._wake.set()
         await asyncio.wait({self._writer}, timeout=_FLUSH_S)
-        await aio.cancel(self._writer, *self._answers)
-        for _, descriptor in self._waiting:
-            if descriptor is not None:
-                os.close(descriptor)
-        self._waiting.clear()
-        self._shut_down()
-        self._peer.close()
+
+    async def close(self) -> None:
+        """Nothing more is sent; requests in progress go on. Closes everything also when it is cancelled meanwhile."""
+        self._closing = True
+        try:
+            await aio.cancel(self._writer)
+        finally:
+            for _, descriptor in self._waiting:
+                if descriptor is not None:
+                    os.close(descriptor)
+            self._waiting.clear()
+            self._shut_down()
+            self._peer.close()
 
 
 async def _send_descriptor(peer: socket.socket, data: bytes, descriptor: int) -> None:
@@ -170,7 +176,8 @@ class Server:
         self._listener = listener
         self._hello = hello
         self._handle = handle
-        self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._connections: set[Connection] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
         self.on_client_change: Callable[[], None] = lambda: None
 
@@ -192,16 +199,19 @@ class Server:
                 continue
             connection = Connection(peer, self._handle)
             connection.send(self._hello())
-            self._connections[connection] = aio.spawn(self._serve(connection), name="serve a client of the helper")
+            self._connections.add(connection)
+            task = aio.spawn(self._serve(connection), name="serve a client of the helper")
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
             self.on_client_change()
 
     async def _serve(self, connection: Connection) -> None:
         try:
             await connection.serve()
         finally:
-            if self._connections.pop(connection, None) is not None:
-                await connection.close()
-                self.on_client_change()
+            self._connections.discard(connection)
+            self.on_client_change()
+            await connection.close()
 
     def broadcast(self, event: Message) -> None:
         for connection in self._connections:
@@ -211,6 +221,5 @@ class Server:
         """Deliver what waits and close everything; the socket's name is the caller's to remove."""
         await aio.cancel(self._accepting)
         self._listener.close()
-        connections, self._connections = self._connections, {}
-        await asyncio.gather(*(connection.close() for connection in connections))
-        await aio.cancel(*connections.values())
+        await asyncio.gather(*(connection.finish() for connection in self._connections))
+        await aio.cancel(*self._serving)

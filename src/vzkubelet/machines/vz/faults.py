@@ -40,6 +40,9 @@ _NO_ROOT = (
     "(`macos-vz-kubelet install` without sudo)"
 )
 _SIGN = "run `macos-vz-kubelet sign` and restart the agent, which then runs its helpers in the signed app"
+_NEWER_MAC = (
+    "the image was made on a newer macOS; update this host (`softwareupdate --list`) or use an image made for it"
+)
 _DOCTOR = "`macos-vz-kubelet doctor` checks the host"
 
 
@@ -178,6 +181,12 @@ _RULES: dict[int, Rule] = {
     30004: Rule(Conflict, "DeviceNotFound", "the device is not attached"),
 }
 
+_FILE_FORBIDDEN = Rule(
+    Forbidden,
+    "FileForbidden",
+    "the user of the agent may not open a file: check owner and mode with `ls -le`, and give the agent Full Disk "
+    "Access in System Settings > Privacy & Security when it is on an external volume",
+)
 _UNKNOWN = Rule(MachineFault, "VirtualMachineError", f"{_LOGS}; {_DOCTOR}")
 
 _RUNNING: dict[int, Rule] = {
@@ -204,12 +213,7 @@ def _rule_of_domain(error: AppleError) -> Rule:
         case ("NSPOSIXErrorDomain", 2) | ("NSCocoaErrorDomain", 4 | 260):
             return Rule(NotFound, "FileNotFound", "a file of the machine is missing; delete the pod and pull its image")
         case ("NSPOSIXErrorDomain", 1 | 13) | ("NSCocoaErrorDomain", 257 | 513):
-            return Rule(
-                Forbidden,
-                "FileForbidden",
-                "the user of the agent may not open a file: check owner and mode with `ls -le`, and give the agent "
-                "Full Disk Access in System Settings > Privacy when it is on an external volume",
-            )
+            return _FILE_FORBIDDEN
         case ("NSPOSIXErrorDomain", 16 | 35):
             return Rule(Conflict, "FileInUse", "another process has the file open: find it with `lsof PATH` and end it")
         case _:
@@ -236,7 +240,11 @@ def _by_text(error: AppleError, situation: Situation) -> Rule | None:
             "DiskInUse",
             "another process uses the machine's disk or auxiliary storage: find it with `lsof PATH` and end it",
         )
-    if error.code in (2, 5) and any(sign in text for sign in ("auxiliary", "hardware model")):
+    if "hardware model" in text and "not supported" in text:
+        return Rule(Unsupported, "HardwareModelUnsupported", _NEWER_MAC)
+    if "auxiliary storage" in text and "open" in text:
+        return _FILE_FORBIDDEN
+    if error.code in (2, 5) and ("auxiliary storage" in text or "hardware model" in text):
         return Rule(
             InvalidInput,
             "AuxiliaryStorageMismatch",
@@ -308,8 +316,7 @@ def timed_out(operation: Operation, timeout_s: float) -> DeadlineExceeded:
 
 def hardware_model_unsupported(host: MacOS) -> Unsupported:
     return Unsupported(
-        f"the image's hardware model is not supported by {host}: the image was made on a newer macOS; update this host "
-        "(`softwareupdate --list`) or use an image made for it",
+        f"the image's hardware model is not supported by {host}: {_NEWER_MAC}",
         reason="HardwareModelUnsupported",
     )
 

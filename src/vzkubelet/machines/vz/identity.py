@@ -17,7 +17,7 @@ from vzkubelet.machines.directory import MachineDirectory, os_fault
 from vzkubelet.machines.vz import apple, faults
 from vzkubelet.machines.vz.plan import Identity, IdentityPolicy
 
-_UNREADABLE = "build the image again, or use the machine identity policy `random`"
+_UNREADABLE = "push the image again, or run the agent with `--vz-machine-id random`"
 
 
 def is_own(identity: Identity) -> bool:
@@ -76,8 +76,8 @@ class IdentityLock:
             os.close(descriptor)
             if must_be_alone:
                 raise Exhausted(
-                    "another machine made from the same image runs with the same machine identifier; delete it, or use "
-                    "the machine identity policy `random` (or `keep`, if equal serial numbers do no harm)",
+                    "another machine made from the same image runs with the same machine identifier; delete it, or run "
+                    "the agent with `--vz-machine-id random` (or `keep`, if equal serial numbers do no harm)",
                     reason="MachineIdentityInUse",
                 ) from None
             return

@@ -85,7 +85,7 @@ def _nest(vz: Any, generic: Any, host: MacOS) -> None:
     if not vz.VZGenericPlatformConfiguration.isNestedVirtualizationSupported():
         raise Unsupported(
             "this Mac cannot nest virtual machines: that needs an M3 or later (`sysctl -n machdep.cpu.brand_string`); "
-            "turn nested virtualization off",
+            "run the agent without --vz-nested-virtualization",
             reason="NestedVirtualizationUnsupported",
         )
     generic.setNestedVirtualizationEnabled_(True)
@@ -93,11 +93,11 @@ def _nest(vz: Any, generic: Any, host: MacOS) -> None:
 
 def _mac_platform(plan: MachinePlan, boot: MacOSBoot, directory: MachineDirectory, host: MacOS) -> Any:
     if plan.nested:
-        raise InvalidInput("macOS guests cannot nest virtual machines; turn nested virtualization off")
+        raise InvalidInput("macOS guests cannot nest virtual machines; use nested virtualization for Linux guests")
     vz = apple.frameworks().Virtualization
     model = vz.VZMacHardwareModel.alloc().initWithDataRepresentation_(apple.data(boot.hardware_model))
     if model is None:
-        raise faults.unreadable("the hardware model", "build the image again (`macos-vz-kubelet image push --help`)")
+        raise faults.unreadable("the hardware model", "push the image again with the --hardware-model of its machine")
     if not model.isSupported():
         raise faults.hardware_model_unsupported(host)
     auxiliary_storage = resolved(boot.auxiliary_storage, directory.path)

@@ -83,7 +83,7 @@ def _rosetta(plan: MachinePlan, host: MacOS) -> Any:
             )
         case _:
             raise Unsupported(
-                "this host does not offer Rosetta to Linux guests; turn it off for this machine",
+                "this host does not offer Rosetta to Linux guests; run the agent without --vz-rosetta",
                 reason="RosettaUnavailable",
             )
     share, error = kind.alloc().initWithError_(None)
