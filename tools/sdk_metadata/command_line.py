@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import headers, reduction
+from . import headers, published_tests, reduction
 from .difference import differences
 from .fwinfo import Json
 from .sources import COCOA, DISPATCH, VIRTUALIZATION, SourceError, open_archive
@@ -71,6 +71,7 @@ def _documents(directory: Path | None, index: str | None) -> dict[str, str]:
     return {
         "LICENSE.txt": virtualization.text("License.txt"),
         "foundation.json": text(reduction.foundation(cocoa, dispatch)),
+        "published_tests.json": text(published_tests.facts(virtualization)),
         "virtualization.json": text(reduction.virtualization(virtualization)),
     }
 

@@ -68,16 +68,20 @@ class Archive:
             raise SourceError(f"{self.source.file_name} has no {path}: its layout changed")
         return self._texts[path]
 
+    def matching(self, pattern: str) -> list[str]:
+        """All paths that fit a regular expression, in order."""
+        return sorted(path for path in self._texts if re.fullmatch(pattern, path))
+
     def one_matching(self, pattern: str) -> str:
         """The only path that fits a regular expression. Raises: SourceError for none or several."""
-        found = [path for path in self._texts if re.fullmatch(pattern, path)]
+        found = self.matching(pattern)
         if len(found) != 1:
             raise SourceError(f"{self.source.file_name}: {len(found)} files look like {pattern}, expected one")
         return found[0]
 
 
 def _texts(stem: str, data: bytes) -> dict[str, str]:
-    wanted = re.compile(r"metadata/.*\.fwinfo|Lib/.*\.py|License\.txt")
+    wanted = re.compile(r"metadata/.*\.fwinfo|Lib/.*\.py|PyObjCTest/.*\.py|License\.txt")
     texts = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
         for member in archive:
