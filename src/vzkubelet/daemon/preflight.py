@@ -22,6 +22,7 @@ from vzkubelet.kube.reviews import Reviews
 from vzkubelet.machines.qemu import accelerator
 from vzkubelet.machines.qemu.host import PLATFORMS, host_architecture
 from vzkubelet.model.node import Node
+from vzkubelet.node import identity
 
 NODE_STATE = "node"
 ACCESS_TIMEOUT_S = 10.0
@@ -82,7 +83,7 @@ async def _cluster(settings: Config) -> Cluster:
     user, fault = "", ""
     try:
         async with asyncio.timeout(ACCESS_TIMEOUT_S):
-            user = await _own_user(access, settings.node.name)
+            user = await _own_user(access)
     except errors.Error as exc:
         fault = str(exc)
     except TimeoutError:
@@ -90,14 +91,13 @@ async def _cluster(settings: Config) -> Cluster:
     return Cluster(access.server, access.client_certificate, user, access_fault=fault)
 
 
-async def _own_user(access: kubeconfig.Access, node_name: str) -> str:
+async def _own_user(access: kubeconfig.Access) -> str:
     client = Client(credentials.Credentials(access, environment=config.process_environment()))
     try:
         name = await Reviews(client).own_name()
-        # The name may have come from the certificate alone: ask for something that a node may see. It need not be
-        # registered yet, and another node's is forbidden, which the name tells.
-        with contextlib.suppress(errors.NotFound, errors.Forbidden):
-            await client.get(paths.node(node_name), Node)
+        # The name may have come from the certificate alone: ask for something that this node may see.
+        with contextlib.suppress(errors.NotFound):  # not registered yet
+            await client.get(paths.node(name.removeprefix(identity.USER_PREFIX)), Node)
         return name
     finally:
         await client.close()
