@@ -51,6 +51,28 @@ def test_the_address_is_read_in_any_chunks_and_the_server_is_answered(ip: str, c
     assert sent == frame(SETTINGS, END) + frame(PING, END, payload=b"12345678")
 
 
+GRPC_GO_ANSWER = bytes.fromhex(
+    "0000060400000000000005000040000000000401000000000000040800000000000000000500000806000000000002041010090e07070000"
+    "0e010400000001885f8b1d75d0620d263d4c4d6564000014000000000001000000000f0a0d3139322e3136382e36342e3738000018010500"
+    "00000140889acac8b21234da8f013040899acac8b5254207317f00"
+)
+"""What a server with the agent's library (grpc-go 1.79) sent to our request, and when it has no address."""
+GRPC_GO_FAILURE = bytes.fromhex(
+    "0000060400000000000005000040000000000401000000000000040800000000000000000500000806000000000002041010090e07070000"
+    "3d010500000001885f8b1d75d0620d263d4c4d656440889acac8b21234da8f013240899acac8b5254207317f9720eaa8e952c2a0f4772a9c"
+    "747fa429935a83924b0a847f"
+)
+
+
+@pytest.mark.parametrize(("recorded", "ip"), [(GRPC_GO_ANSWER, "192.168.64.78"), (GRPC_GO_FAILURE, None)])
+def test_a_recorded_answer_is_read_byte_by_byte(recorded: bytes, ip: str | None) -> None:
+    call = AgentCall()
+    for number in recorded:
+        call.feed(bytes([number]))
+    assert call.is_done
+    assert call.ip == ip
+
+
 def test_the_request_is_a_preface_settings_headers_and_an_empty_message() -> None:
     request = AgentCall().request
     assert request.startswith(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")

@@ -2,7 +2,7 @@
 
 The agent (cirruslabs/tart-guest-agent) is a gRPC server on vsock port 8080. Its `ResolveIP` takes nothing and returns
 one string, so the client is a fixed request and the few HTTP/2 frames that a small answer needs: headers are never
-decoded, as an answer without a message is none whatever its status says. grpcio would weigh 12 MB for this one call.
+decoded, as an answer without a message is none whatever its status says. grpcio would weigh 19 MB for this one call.
 """
 
 import ipaddress
