@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import pytest
 import pytest_asyncio
 
+from tests.support.apple_double import MacHost
 from tests.support.machine_worlds import BOOT_TIMEOUT_S, MachineWorld, QemuWorld, SyntheticWorld, machine_image
+from tests.support.vz_world import VzWorld, vz_image
 from vzkubelet import aio
 from vzkubelet.config.settings import GuestNetwork
 from vzkubelet.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable
@@ -24,16 +26,19 @@ UID = "0b2f6f0e-9d5c-4f38-8c57-6f1f4c1a7e21"
 OTHER = "7f1d2c3b-0000-4000-8000-000000000002"
 
 
-@pytest_asyncio.fixture(params=["synthetic", "qemu-user", "qemu-bridge"])
+@pytest_asyncio.fixture(
+    params=["synthetic", "qemu-user", "qemu-bridge", "vz-13-linux", "vz-14-darwin", "vz-15-darwin", "vz-26-linux"]
+)
 async def world(request: pytest.FixtureRequest, tmp_path: Path, guest_directory: Path) -> AsyncIterator[MachineWorld]:
-    image, root = machine_image(guest_directory), tmp_path / "machines"
-    match request.param:
-        case "synthetic":
-            made: MachineWorld = SyntheticWorld(root, image)
-        case "qemu-user":
-            made = QemuWorld(root, image, GuestNetwork.USER)
+    root = tmp_path / "machines"
+    match request.param.split("-"):
+        case ["vz", version, system]:
+            mac = MacHost(tmp_path / "mac", version=[int(version), 0])
+            made: MachineWorld = VzWorld(root, vz_image(tmp_path / "image", system), mac)
+        case ["qemu", network]:
+            made = QemuWorld(root, machine_image(guest_directory), GuestNetwork(network))
         case _:
-            made = QemuWorld(root, image, GuestNetwork.BRIDGE)
+            made = SyntheticWorld(root, machine_image(guest_directory))
     before = made.image_digest()
     try:
         yield made
@@ -43,6 +48,8 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path, guest_directory:
     assert made.image_digest() == before, "the image was written to"
     if isinstance(made, QemuWorld):
         assert made.network_leftovers() == []
+    if isinstance(made, VzWorld):
+        assert made.host_leftovers() == []
 
 
 async def stopped(driver: MachineDriver, uid: str = UID) -> MachineStatus:

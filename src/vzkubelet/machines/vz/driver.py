@@ -49,16 +49,20 @@ class VzDriver(ProcessDriver[HelpedMachine]):
 
     @classmethod
     def on_this_host(cls, root: Path, setup: VzSetup) -> "VzDriver":
-        """Asks the framework, which takes about a second. Raises: Unsupported, MachineFault."""
+        """Asks the framework what it can, which takes about a second. Raises: Unsupported, MachineFault."""
+        can = capabilities.ask(Interpreter.find(setup.settings.helper_app, setup.environment))
+        return cls.that_can(can, root, setup)
+
+    @classmethod
+    def that_can(cls, can: Capabilities, root: Path, setup: VzSetup) -> "VzDriver":
+        """Raises Unsupported when the setup asks for more than this host can."""
         settings, host_directory = setup.settings, setup.host_directory.absolute()
-        interpreter = Interpreter.find(settings.helper_app, setup.environment)
-        can = capabilities.ask(interpreter)
         if settings.nested and not can.nested:
             raise Unsupported(
                 f"--vz-nested-virtualization needs macOS 15 on an M3 or later, and this is {MacOS(*can.version)}"
             )
         parts = VzParts(
-            interpreter,
+            Interpreter.find(settings.helper_app, setup.environment),
             Choices(settings, setup.bridge_interface, host_directory),
             Slots(host_directory),
             MacPool(host_directory),
