@@ -312,7 +312,7 @@ async def test_a_slot_that_somebody_else_has_is_told_apart_from_our_own(world: V
     world.mac.configure(limits={"macos_guests": 1})
     driver = await started(world)
     await driver.create(world.spec(OTHER))
-    with pytest.raises(Exhausted, match=r"run only 1 of the 2 .*pgrep.*restart of the host") as caught:
+    with pytest.raises(Exhausted, match=r"pgrep.*shutdown -r.*agents of this host run 1, so another program") as caught:
         await driver.start(OTHER)
     assert caught.value.reason == "VirtualMachineLimit"
     assert (await driver.status(OTHER)).phase is MachinePhase.CREATED

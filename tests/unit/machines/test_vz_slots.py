@@ -80,6 +80,9 @@ def test_a_damaged_prefix_is_not_made_an_address(tmp_path: Path, content: str) -
         MacPool(tmp_path).address(slot)
 
 
-@pytest.mark.parametrize(("ours", "words"), [(2, "starts when one has ended"), (1, "only 1"), (0, "leaked")])
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [(2, "starts when one of them has ended"), (1, "another program has a slot, or macOS has leaked one"), (0, "both")],
+)
 def test_a_refusal_by_apple_is_explained_by_what_runs(ours: int, words: str) -> None:
     assert words in refusal_explained("limit exceeded", ours)

@@ -126,11 +126,10 @@ class Slots:
 
 
 def refusal_explained(message: str, ours: int) -> str:
-    """Apple's refusal of one more macOS guest (code 6) while `ours` run, with who else may hold the slots."""
+    """Apple's refusal of one more macOS guest (code 6) while `ours` run, with who has the slots."""
     if ours >= MACOS_SLOTS:
-        return f"{message}; this host runs {ours} macOS guests of its agents: the machine starts when one has ended"
+        return f"{message}; {ours} are run by agents of this host, and the machine starts when one of them has ended"
     return (
-        f"{message}; agents of this host run only {ours} of the {MACOS_SLOTS} macOS guests that Apple allows. Another "
-        "program runs one (`pgrep -fl com.apple.Virtualization.VirtualMachine` shows them; stop it), or macOS has "
-        "leaked a slot of a guest that has ended, which only a restart of the host gives back"
+        f"{message}; agents of this host run {ours}, so another program has "
+        f"{'a slot' if ours else 'both slots'}, or macOS has leaked {'one' if ours else 'them'}"
     )
