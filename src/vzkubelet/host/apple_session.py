@@ -10,6 +10,7 @@ from vzkubelet.host.probe import TIMED_OUT, Probe
 from vzkubelet.host.subject import Subject
 
 LOGIN_WINDOW = "/Library/Preferences/com.apple.loginwindow"
+LOGIN_PASSWORD = Path("/etc/kcpassword")
 KEYCHAIN = Path("Library/Keychains/login.keychain-db")
 AQUA = "Aqua"
 """What launchctl calls the session of somebody who is logged in at the screen."""
@@ -46,7 +47,8 @@ def session(probe: Probe, _: Subject) -> Iterator[Finding]:
 
 def auto_login(probe: Probe, _: Subject) -> Iterator[Finding]:
     user = probe.facts.user
-    fix = f"sudo sysadminctl -autologin set -userName {user} -password -"
+    # Over ssh sysadminctl writes the name and not the password, and ends with success all the same.
+    fix = f"sudo sysadminctl -autologin set -userName {user} -password -   # in Terminal at the screen"
     why = "after a restart nobody is logged in, and the node does not come back"
     found = probe.run(["defaults", "read", LOGIN_WINDOW, "autoLoginUser"])
     name = found.stdout.strip()
@@ -54,6 +56,10 @@ def auto_login(probe: Probe, _: Subject) -> Iterator[Finding]:
         yield warning("auto-login", "nobody is logged in automatically", why, fix)
     elif name != user:
         yield warning("auto-login", f"{name} is logged in automatically, not {user}", why, fix)
+    elif probe.status(LOGIN_PASSWORD) is None:
+        yield warning(
+            "auto-login", f"{user} is to be logged in automatically, but macOS has no password for it", why, fix
+        )
     else:
         yield ok("auto-login", f"{user} is logged in automatically")
 

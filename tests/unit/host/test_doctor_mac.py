@@ -124,6 +124,8 @@ PLANTS = [
      "auto-login", WARNING, "nobody is logged in automatically", "sysadminctl -autologin set -userName ci"),
     ("auto-login of another", say("defaults read /Library/Preferences/com.apple.loginwindow autoLoginUser", "bob\n"),
      "auto-login", WARNING, "bob is logged in", "-userName ci"),
+    ("auto-login by halves", lose(Path("/etc/kcpassword")), "auto-login", WARNING, "no password for it",
+     "in Terminal at the screen"),
     ("FileVault", say("fdesetup status", "FileVault is On.\n"), "filevault", WARNING, "FileVault is on",
      "sudo fdesetup disable"),
     ("locked keychain", say(KEYCHAIN, status=36, stderr="User interaction is not allowed."), "keychain", PROBLEM,
