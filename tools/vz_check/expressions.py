@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PYTHON_CAMEL = frozenset(
     {
         "getLogger", "isEnabledFor", "getChild", "setLevel", "addHandler", "getMessage", "protocolNamed", "lookUpClass",
-        "createOpaquePointerType", "registerMetaDataForSelector", "loadBundle", "instanceMethodSignatureForSelector",
+        "createOpaquePointerType", "registerMetaDataForSelector", "loadBundle", "instanceMethods",
     }
 )  # fmt: skip
 """Camel case that is Python's: of logging, and of PyObjC's own module `objc`."""
