@@ -153,6 +153,22 @@ def macos_leases(text: str) -> list[Lease]:
     return [Lease(lease.mac, lease.ip, lease.expires_at) for lease in bootpd_leases(text) if lease.mac is not None]
 
 
+def bootptab_reservations(text: str) -> list[BootpdLease]:
+    """``/etc/bootptab`` of macOS, where vmnet keeps addresses that are set aside for a MAC: leases without end.
+
+    ``name type address ip`` per line (bootpd(8)); type 1 is Ethernet. Comments and what else is there are left out.
+    """
+    reservations = []
+    for line in text.split("\n"):
+        fields = line.split()
+        if len(fields) < 4 or line.startswith("#") or fields[1] != _ETHERNET:
+            continue
+        mac, ip = MacAddress.parse(fields[2]), _ipv4(fields[3])
+        if mac is not None and ip is not None:
+            reservations.append(BootpdLease(ip, mac, f"{_ETHERNET},{fields[2]}", None, fields[0]))
+    return reservations
+
+
 def newest_lease(leases: Iterable[Lease], mac: MacAddress, now: float) -> Lease | None:
     """The valid lease of `mac` that ends last."""
     mine = [lease for lease in leases if lease.mac == mac and lease.is_valid(now)]

@@ -11,6 +11,7 @@ from vzkubelet.machines.addresses import (
     arp_entries,
     arp_table,
     bootpd_leases,
+    bootptab_reservations,
     dnsmasq_leases,
     machine_mac,
     macos_leases,
@@ -175,6 +176,28 @@ def test_the_newest_valid_lease_of_the_right_machine_wins() -> None:
 def test_a_lease_without_end_is_always_valid() -> None:
     found = newest_lease(dnsmasq_leases(DNSMASQ), MacAddress(bytes.fromhex("020000000001")), now=1e12)
     assert found is not None
+
+
+def test_reservations_are_leases_without_end() -> None:
+    text = """\
+# Machine entries have the following format:
+%%
+guest\t1\ta:b:c:d:e:f\t192.168.97.2
+printer 6 a:b:c:d:e:f 192.168.97.3
+bad 1 a:b:c 192.168.97.4
+worse 1 a:b:c:d:e:f nowhere
+short 1 a:b:c:d:e:f
+#off 1 a:b:c:d:e:f 192.168.97.5
+bootfile 1 0:b:c:d:e:f 192.168.97.6 boot.img
+"""
+    first, second = bootptab_reservations(text)
+    assert (first.mac, first.ip, first.expires_at, first.name) == (MAC, "192.168.97.2", None, "guest")
+    assert second.ip == "192.168.97.6"
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_table_of_reservations(text: str) -> None:
+    bootptab_reservations(text)
 
 
 def test_arp_entries_leave_out_what_has_no_address() -> None:

@@ -1,6 +1,7 @@
 """What is believed of everything that is said about a guest's address."""
 
 import dataclasses
+import ipaddress
 import itertools
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzkubelet.machines.addresses import ArpEntry, BootpdLease, MacAddress
-from vzkubelet.machines.vz.evidence import CONFIRMATION_S, MAX_PROMPTS, Evidence, Source, judge, troubles
+from vzkubelet.machines.vz.evidence import CONFIRMATION_S, MAX_PROMPTS, Evidence, Source, Verdict, judge, troubles
 
 MINE, OTHER = MacAddress(bytes.fromhex("020000000001")), MacAddress(bytes.fromhex("020000000002"))
 A, B, C = "192.168.64.5", "192.168.64.6", "192.168.64.7"
@@ -107,10 +108,20 @@ def test_the_same_address_on_two_interfaces_is_the_guests_where_it_is_confirmed(
 
 
 def test_an_agent_is_believed_when_nothing_else_is_known_or_something_agrees() -> None:
-    assert judge(evidence(told=A)).source is Source.AGENT
-    assert judge(evidence(told=A, leases=[lease(A)])).source is Source.AGENT
+    assert judge(evidence(told=A, arp=None)).source is Source.AGENT
+    assert judge(evidence(told=A, waited_s=CONFIRMATION_S)).source is Source.AGENT
+    assert judge(evidence(told=A)) == Verdict(prompts=(A,))
+    assert judge(evidence(told=A, leases=[lease(A)], arp=[arp(A)])).source is Source.AGENT
     assert judge(evidence(told="172.17.0.1", leases=[lease(A)], arp=[arp(A)])).ip == A
     assert judge(evidence(told=A, arp=[arp(A, OTHER)])).ip is None
+
+
+def test_an_entry_of_the_guests_mac_from_the_local_network_is_not_the_guest() -> None:
+    """Anybody there can send ARP messages with that MAC, and would be sent the guest's password."""
+    table = [arp("10.0.0.66", interface="en0")]
+    assert judge(evidence(arp=table, waited_s=100)).ip is None
+    near = evidence(arp=table, subnet=ipaddress.IPv4Network("10.0.0.0/24"))
+    assert judge(near).ip == "10.0.0.66"
 
 
 def test_a_permanent_entry_is_not_where_a_guest_answers() -> None:
@@ -151,5 +162,7 @@ def test_what_the_arp_table_gives_to_another_is_never_believed(leases, table, ca
         return
     entries = [one for one in table or () if one.ip == verdict.ip and interface in (None, one.interface)]
     assert all(one.mac is None for one in entries) or any(one.mac == MINE for one in entries)
+    if verdict.source is Source.ARP:
+        assert any(one.mac == MINE and (interface or one.interface == "bridge100") for one in entries)
     said = {one.ip for one in leases if one.mac == MINE and one.is_valid(NOW)} | {*captured, told}
     assert verdict.ip in said | {one.ip for one in entries if one.mac == MINE}

@@ -15,7 +15,7 @@ from vzkubelet.machines.addresses import ArpEntry, BootpdLease, MacAddress
 from vzkubelet.machines.vz.frames import is_guest_address
 from vzkubelet.machines.vz.lease_pool import doubly_leased, end_of, guest_leases
 
-CONFIRMATION_S = 2.0
+CONFIRMATION_S = 1.0
 """How long a lease waits for the host's ARP table to say who answers there; then it is believed."""
 MAX_PROMPTS = 16
 
@@ -34,8 +34,9 @@ class Evidence:
     """What is known at one moment about the guest with `mac`.
 
     `arp` is None where the table cannot be read. `captured` are addresses seen in the guest's own frames, newest last;
-    `told` is what its agent says. `interface` limits ARP entries to one host interface; `waited_s` counts from the
-    first look.
+    `told` is what its agent says. `waited_s` counts from the first look. A guest that is bridged to `interface` has ARP
+    entries there only; one that is not is behind vmnet's own bridge or in its `subnet`, and what the ARP table says of
+    its MAC elsewhere was made up by somebody on the local network.
     """
 
     mac: MacAddress
@@ -46,6 +47,7 @@ class Evidence:
     interface: str | None = None
     waited_s: float = 0.0
     now: float = 0.0
+    subnet: ipaddress.IPv4Network | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,14 @@ def judge(evidence: Evidence) -> Verdict:
         other = table.other_owner(ip)
         if other is not None:
             refusals.append(_duplicate(evidence, ip, source, other))
-        elif source is not Source.LEASE or table.confirms(ip) or _needs_no_confirmation(evidence, table, ip):
+        elif source not in _HEARSAY or table.confirms(ip) or _needs_no_confirmation(evidence, table, ip):
             return Verdict(ip, source, tuple(refusals))
     return Verdict(refusals=tuple(refusals), prompts=_prompts(evidence, table))
+
+
+_HEARSAY = (Source.LEASE, Source.AGENT)
+"""The guest has a say in them: they wait for the ARP table."""
+_VMNET_BRIDGE = "bridge"
 
 
 class _Table:
@@ -77,6 +84,8 @@ class _Table:
 
     def __init__(self, evidence: Evidence) -> None:
         self._mac = evidence.mac
+        self._subnet = evidence.subnet
+        self._bridged = evidence.interface is not None
         self._entries: dict[str, list[ArpEntry]] = {}
         for entry in evidence.arp or ():
             if evidence.interface in (None, entry.interface):
@@ -99,9 +108,13 @@ class _Table:
         return [
             ip
             for ip, entries in self._entries.items()
-            if any(entry.mac == self._mac and not entry.permanent for entry in entries)
+            if any(entry.mac == self._mac and not entry.permanent and self._is_near(entry) for entry in entries)
             and is_guest_address(ipaddress.IPv4Address(ip))
         ]
+
+    def _is_near(self, entry: ArpEntry) -> bool:
+        inside = self._subnet is not None and ipaddress.IPv4Address(entry.ip) in self._subnet
+        return self._bridged or inside or entry.interface.startswith(_VMNET_BRIDGE)
 
 
 def _claims(evidence: Evidence, table: _Table) -> list[tuple[str, Source]]:
@@ -138,7 +151,8 @@ def _prompts(evidence: Evidence, table: _Table) -> tuple[str, ...]:
         for lease in sorted(evidence.leases, key=lambda lease: (lease.mac == evidence.mac, end_of(lease)), reverse=True)
         if lease.is_valid(evidence.now) and lease.mac in (None, evidence.mac) and not table.confirms(lease.ip)
     ]
-    return tuple(asked[:MAX_PROMPTS])
+    told = [] if evidence.told is None else [evidence.told]
+    return tuple(dict.fromkeys(told + asked))[:MAX_PROMPTS]
 
 
 def _duplicate(evidence: Evidence, ip: str, source: Source, other: ArpEntry) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from vzkubelet.machines.addresses import BootpdLease, MacAddress
 
 VMNET_PLIST = "/Library/Preferences/SystemConfiguration/com.apple.vmnet.plist"
+BOOTPTAB = "/etc/bootptab"
+"""Where addresses that are reserved for a MAC are, as softnet reserves them."""
 SHORTER_LEASES = (
     "sudo defaults write /Library/Preferences/SystemConfiguration/com.apple.InternetSharing.default.plist "
     "bootpd -dict DHCPLeaseTimeSecs -int 600"

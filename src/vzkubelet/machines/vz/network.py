@@ -78,21 +78,16 @@ def _described(interface: Any) -> HostInterface:
 
 
 def chosen_interface(wanted: str, offered: list[HostInterface], present: list[str]) -> int:
-    """Position in `offered` of the interface that `wanted` names: by BSD name, or by the name of its service. Pure.
+    """Position in `offered` of the interface with the BSD name `wanted`. Pure.
 
     `present` are all interfaces of the host. Raises NotFound, InvalidInput, Forbidden with the names that would do.
     """
     for position, interface in enumerate(offered):
         if interface.identifier == wanted:
             return position
-    named = [position for position, one in enumerate(offered) if one.name and one.name.casefold() == wanted.casefold()]
-    if len(named) == 1:
-        return named[0]
     if not offered:
         raise Forbidden(f"no interface of this host can be bridged to: {_ENTITLEMENT}", reason="NotEntitled")
     choice = f"it can be bridged to {', '.join(map(str, offered))}"
-    if named:
-        raise InvalidInput(f"VZ_BRIDGE_INTERFACE={wanted} names {len(named)} interfaces of this host; {choice}")
     if wanted in present:
         raise InvalidInput(
             f"VZ_BRIDGE_INTERFACE={wanted} is an interface that macOS does not bridge to, as one without a network "

@@ -32,10 +32,11 @@ _CAPTURE_READ_BYTES = 65536
 
 
 class LeaseFile:
-    """``/var/db/dhcpd_leases``, read again only when it has changed."""
+    """``/var/db/dhcpd_leases``, or another file of leases, read again only when it has changed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parse: Callable[[str], list[BootpdLease]] = bootpd_leases) -> None:
         self._path = path
+        self._parse = parse
         self._seen: tuple[int, int, int] | None = None
         self._leases: list[BootpdLease] = []
         self._unreadable = False
@@ -47,7 +48,7 @@ class LeaseFile:
             return self._leases
         text = self._stable_text()
         if text is not None:
-            self._leases = bootpd_leases(text)
+            self._leases = self._parse(text)
             self._seen = identity  # of before the read: a change meanwhile is seen next time
         return self._leases
 
@@ -76,7 +77,7 @@ class LeaseFile:
         except OSError as exc:
             if not self._unreadable:
                 self._unreadable = True
-                _log.warning("the DHCP leases in %s cannot be read: %s", self._path, exc.strerror)
+                _log.warning("DHCP leases in %s cannot be read: %s", self._path, exc.strerror)
             return ""
 
 

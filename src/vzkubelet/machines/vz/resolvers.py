@@ -11,10 +11,10 @@ from pathlib import Path
 
 from vzkubelet import aio
 from vzkubelet.errors import DeadlineExceeded, Error, Exhausted
-from vzkubelet.machines.addresses import MacAddress
+from vzkubelet.machines.addresses import MacAddress, bootptab_reservations
 from vzkubelet.machines.vz.evidence import Evidence, Verdict, judge, troubles
 from vzkubelet.machines.vz.guest_agent import AgentCall
-from vzkubelet.machines.vz.lease_pool import VMNET_PLIST, PoolState, guest_leases, pool_state, shared_subnet
+from vzkubelet.machines.vz.lease_pool import BOOTPTAB, VMNET_PLIST, PoolState, guest_leases, pool_state, shared_subnet
 from vzkubelet.machines.vz.observation import ArpTable, Capture, LeaseFile, prompt
 from vzkubelet.ports import GuestAddress
 
@@ -77,9 +77,11 @@ class Resolvers:
         arp: ArpTable | None = None,
         capture: Capture | None = None,
         vmnet_plist: Path = Path(VMNET_PLIST),
+        bootptab: Path = Path(BOOTPTAB),
         prompting: Callable[[str, ipaddress.IPv4Network], None] = prompt,
     ) -> None:
         self._leases = LeaseFile(leases_file)
+        self._reservations = LeaseFile(bootptab, bootptab_reservations)
         self._leases_path = leases_file
         self._clock = clock or aio.SystemClock()
         self._arp = arp or ArpTable()
@@ -145,13 +147,14 @@ class Resolvers:
     async def _evidence(self, sought: Sought, hearing: _Hearing, waited_s: float) -> Evidence:
         return Evidence(
             mac=sought.mac,
-            leases=self._leases.read() if sought.leased else (),
+            leases=[*self._reservations.read(), *self._leases.read()] if sought.leased else (),
             arp=await self._arp.read(),
             captured=tuple(hearing.captured),
             told=hearing.told,
             interface=sought.interface,
             waited_s=waited_s,
             now=self._clock.time(),
+            subnet=self._subnet() if sought.leased else None,
         )
 
     def _report(self, sought: Sought, verdict: Verdict, reported: set[str]) -> None:
@@ -165,7 +168,7 @@ class Resolvers:
         why = [*verdict.refusals, *troubles(evidence)]
         if sought.leased and evidence.waited_s >= min(EXHAUSTED_AFTER_S, patience_s):
             mine = [lease for lease in guest_leases(evidence.leases, sought.mac) if lease.is_valid(evidence.now)]
-            pool = pool_state(evidence.leases, self._subnet(), evidence.now)
+            pool = pool_state(self._leases.read(), self._subnet(), evidence.now)
             if not mine and pool.is_exhausted:
                 raise Exhausted(
                     f"guest {sought.mac} got no address: {pool.explanation()}", reason="AddressPoolExhausted"
@@ -177,7 +180,12 @@ class Resolvers:
             )
 
     def _looked_at(self, sought: Sought, evidence: Evidence) -> str:
-        looked = [f"no lease of it in {self._leases_path}"] if sought.leased else []
+        looked = []
+        if sought.leased:
+            mine = guest_leases(evidence.leases, sought.mac)
+            looked.append(
+                f"nobody answers at its address {mine[0].ip}" if mine else f"no lease of it in {self._leases_path}"
+            )
         looked.append("no ARP entry" if evidence.arp is not None else "the ARP table cannot be read")
         if sought.interface is not None:
             blind = self._capture.obstacle()
