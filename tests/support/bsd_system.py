@@ -114,6 +114,7 @@ def _fill_private(directory: Path, private: Path, port: int) -> None:
     for name in ("tmp", "var/tmp"):
         (private / name).chmod(0o1777)
     (private / "var/root").chmod(0o700)
+    (private / "var/log/lastlog").touch()  # without it OpenSSH complains on terminals
     bsd_tools.install(private / TOOLS.removeprefix("/private/"))
     etc = private / "etc"
     digest = subprocess.run(["openssl", "passwd", "-6", PASSWORD], check=True, capture_output=True, text=True)

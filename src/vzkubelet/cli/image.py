@@ -16,9 +16,11 @@ import msgspec
 
 from vzkubelet import config
 from vzkubelet.cli import flags
+from vzkubelet.cli.image_create import create
 from vzkubelet.cli.progress import bytes_bar
 from vzkubelet.errors import InvalidInput
 from vzkubelet.images import Library, Listing, Machine, Pusher, PushRequest, host_platforms
+from vzkubelet.machines.vz import bundle
 from vzkubelet.model import quantity
 from vzkubelet.model.docker_config import Keyring, RegistryCredential
 from vzkubelet.model.oci import Platform
@@ -29,7 +31,10 @@ _SHORT_DIGEST = slice(7, 19)
 
 @click.group(context_settings={"max_content_width": 120})
 def image() -> None:
-    """Push, pull, list and remove virtual machine images."""
+    """Create, push, pull, list and remove virtual machine images."""
+
+
+image.add_command(create)
 
 
 def _registry_options(command: Any) -> Any:
@@ -45,8 +50,9 @@ def _registry_options(command: Any) -> Any:
 
 @image.command()
 @click.argument("reference", metavar="REF[,TAG...]")
-@click.option("--disk-path", required=True, type=click.Path(path_type=Path), help="Raw disk image.")
-@click.option("--aux-path", required=True, type=click.Path(path_type=Path), help="Auxiliary storage or EFI variables.")
+@click.option("--bundle", "bundle_", metavar="DIR", type=click.Path(path_type=Path), help="What `image create` made.")
+@click.option("--disk-path", type=click.Path(path_type=Path), help="Raw disk image.")
+@click.option("--aux-path", type=click.Path(path_type=Path), help="Auxiliary storage or EFI variables.")
 @click.option("--hardware-model", default="", metavar="BASE64", help="Boot data of a macOS guest.")
 @click.option("--machine-id", default="", metavar="BASE64", help="Boot data of a macOS guest.")
 @click.option("--os", "os_", type=click.Choice(["darwin", "linux"]), default="darwin", show_default=True)
@@ -64,17 +70,19 @@ def push(ctx: click.Context, /, reference: str, plain_http: bool, **given: Any) 
     """
     settings = flags.standalone(ctx)
     targets = _targets(reference)
+    machine = Machine(
+        os=given["os_"],
+        architecture=given["arch"],
+        hardware_model=_base64(given["hardware_model"], "--hardware-model"),
+        machine_id=_base64(given["machine_id"], "--machine-id"),
+        cpu_min=given["cpu_min"] or 0,
+        memory_min_bytes=quantity.to_int(given["memory_min"]) if given["memory_min"] else 0,
+    )
+    disk, aux, machine = _source(given["bundle_"], given["disk_path"], given["aux_path"], machine)
     request = PushRequest(
-        disk=given["disk_path"],
-        aux=given["aux_path"],
-        machine=Machine(
-            os=given["os_"],
-            architecture=given["arch"],
-            hardware_model=_base64(given["hardware_model"], "--hardware-model"),
-            machine_id=_base64(given["machine_id"], "--machine-id"),
-            cpu_min=given["cpu_min"] or 0,
-            memory_min_bytes=quantity.to_int(given["memory_min"]) if given["memory_min"] else 0,
-        ),
+        disk=disk,
+        aux=aux,
+        machine=machine,
         image_config=_json_object(given["image_config"]) if given["image_config"] else None,
         created=_created(),
     )
@@ -210,6 +218,26 @@ def _created() -> str | None:
     if not epoch.isdecimal():
         raise InvalidInput(f"SOURCE_DATE_EPOCH: {epoch} is not a number of seconds")
     return datetime.fromtimestamp(int(epoch), tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _source(
+    directory: Path | None, disk: Path | None, aux: Path | None, machine: Machine
+) -> tuple[Path, Path, Machine]:
+    """What is pushed: the files given, or a bundle's; what is given beside a bundle wins."""
+    if directory is None:
+        if disk is None or aux is None:
+            raise click.UsageError("give --bundle, or --disk-path and --aux-path")
+        return disk, aux, machine
+    boot = bundle.boot_data(directory)
+    machine = Machine(
+        os="darwin",
+        architecture="arm64",
+        hardware_model=machine.hardware_model or boot.hardware_model_data,
+        machine_id=machine.machine_id or boot.machine_id_data,
+        cpu_min=machine.cpu_min or boot.cpu_min,
+        memory_min_bytes=machine.memory_min_bytes or boot.memory_min_bytes,
+    )
+    return disk or directory / "disk.img", aux or directory / "aux.img", machine
 
 
 def _base64(text: str, flag: str) -> bytes:

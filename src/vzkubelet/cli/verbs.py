@@ -25,7 +25,7 @@ VERBS = {
     "exec": Verb("vzkubelet.cli.exec", "exec_", "Run a command in a container."),
     "logs": Verb("vzkubelet.cli.logs", "logs", "Print the log of a container."),
     "rm": Verb("vzkubelet.cli.rm", "rm", "Delete a pod of this machine."),
-    "image": Verb("vzkubelet.cli.image", "image", "Push, pull, list and remove virtual machine images."),
+    "image": Verb("vzkubelet.cli.image", "image", "Create, push, pull, list and remove virtual machine images."),
     "doctor": Verb("vzkubelet.cli.doctor", "doctor", "Say what ails this host, and how to mend it."),
     "sign": Verb("vzkubelet.cli.sign", "sign", "Make and sign the app that holds virtual machines (Mac)."),
     "install": Verb("vzkubelet.cli.install", "install", "Run the agent as a service of this host."),

@@ -1,0 +1,101 @@
+"""What ``image create`` makes of an installation: a directory that can be pushed, and opened with other tools.
+
+``config.json`` is the one of the image format (docs/image-format.md); ``vm.json`` is what macosvm reads, which shows
+the machine in a window.
+"""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vzkubelet.errors import AlreadyExists, InvalidInput, NotFound
+from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.machines.directory import MachineDirectory, os_fault
+from vzkubelet.machines.vz.installation import Installed
+
+CONFIG = "config.json"
+_MEDIA_TYPE = "application/vnd.agoda.macosvz.{}.v1"
+
+
+class BootData(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Of a bundle's ``config.json``: what a push needs besides the files."""
+
+    hardware_model_data: bytes
+    machine_id_data: bytes
+    cpu_min: int = 0
+    memory_min_bytes: int = 0
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A directory beside `target` that takes its place at the end, or goes away when it fails.
+
+    Raises: AlreadyExists, Exhausted, Unavailable.
+    """
+    if target.exists():
+        raise AlreadyExists(f"{target} exists: give another directory, or remove it")
+    staging = target.with_name(f"{STAGING_PREFIX}{secrets.token_hex(4)}-{target.name}")
+    try:
+        staging.mkdir(parents=True, mode=0o700)
+        try:
+            yield staging
+            staging.rename(target)
+            sync_directory(target.parent)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    except OSError as exc:
+        raise os_fault(exc, f"cannot make {target}") from exc
+
+
+def write(directory: Path, installed: Installed) -> None:
+    """Complete the directory of a finished installation."""
+    image = installed.image
+    files = MachineDirectory(directory)
+    config: dict[str, Any] = {
+        "storage": [
+            {"mediatype": _MEDIA_TYPE.format("aux.image"), "file": files.aux.name},
+            {"mediatype": _MEDIA_TYPE.format("disk.image"), "file": files.disk_raw.name},
+        ],
+        "mediatype": _MEDIA_TYPE.format("config") + "+json",
+        "os": "darwin",
+        "hardwareModelData": image.hardware_model,
+        "machineIdData": installed.machine_id,
+        "cpuMin": image.cpu_min,
+        "memoryMinBytes": image.memory_min_bytes,
+    }
+    macosvm: dict[str, Any] = {
+        "version": 1,
+        "os": "macos",
+        "hardwareModel": image.hardware_model,
+        "machineId": installed.machine_id,
+        "cpus": max(4, image.cpu_min),
+        "ram": max(8 * 1024**3, image.memory_min_bytes),
+        "storage": [
+            {"type": "disk", "file": files.disk_raw.name, "readOnly": False},
+            {"type": "aux", "file": files.aux.name, "readOnly": False},
+        ],
+        "displays": [{"dpi": 144, "width": 1920, "height": 1200}],
+        "networks": [{"type": "nat"}],
+        "audio": False,
+    }
+    for name, content in ((CONFIG, config), ("vm.json", macosvm)):
+        write_atomic(directory / name, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    files.machine_id.unlink(missing_ok=True)
+    files.console.unlink(missing_ok=True)
+
+
+def boot_data(directory: Path) -> BootData:
+    """Raises NotFound, InvalidInput."""
+    path = directory / CONFIG
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=BootData)
+    except FileNotFoundError:
+        raise NotFound(f"{directory} is no bundle: it has no {CONFIG}") from None
+    except msgspec.DecodeError as exc:
+        raise InvalidInput(f"{path} is no configuration of a macOS image: {exc}") from exc
