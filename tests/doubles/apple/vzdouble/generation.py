@@ -47,7 +47,10 @@ def _build(name: str, facts: dict[str, ClassFacts]) -> ObjCMeta | None:
         return None
     base: type | None = ObjCObject
     if name != "NSObject":
-        base = _build(facts[name].superclass, facts)
+        superclass = facts[name].superclass
+        while superclass in facts and not facts[superclass].exists:  # put between the two later (macOS 14: displays)
+            superclass = facts[superclass].superclass
+        base = _build(superclass, facts)
     if base is None:
         return None
     return ObjCMeta(name, (base,), _members(facts[name]), native=True)
