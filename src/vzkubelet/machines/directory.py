@@ -14,13 +14,14 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from vzkubelet.errors import AlreadyExists, Conflict, Error, Exhausted, InvalidInput, NotFound, Unavailable
+from vzkubelet.errors import AlreadyExists, Error, Exhausted, InvalidInput, NotFound, Unavailable
 from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
 from vzkubelet.ports import MachinePhase, MachineSpec, MachineStatus, Share
 
@@ -30,6 +31,9 @@ _REMOVING = ".removing-"
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SOCKET_PATH_LIMIT = 104
 """Bytes of a unix socket's path that every system takes: 108 on Linux, 104 on a Mac, with the final zero."""
+
+_DESCRIPTORS = Path("/proc/self/fd")
+_SHORT_DIRECTORY = "/tmp"  # noqa: S108 - TMPDIR of a Mac is half a socket's name long; what is made there is private
 
 StateT = TypeVar("StateT", bound="MachineState")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -318,20 +322,25 @@ def _sync_file(path: Path) -> None:
 def reachable_socket_path(path: Path) -> Iterator[str]:
     """A name of the unix socket `path` that is short enough to bind or connect, while the block lasts.
 
-    A socket address holds about a hundred bytes and a cache directory may be deeper. Linux reaches the directory
-    through ``/proc/self/fd``, so nothing outside the machine's directory is ever made.
-    Raises Conflict where the path is too long and the host has no such way.
+    A socket address holds about a hundred bytes, and the default cache directory of a Mac is deeper already. Linux
+    reaches the directory through ``/proc/self/fd``; elsewhere a link in a private directory of ``/tmp`` leads to it.
     """
     if len(os.fsencode(path)) < _SOCKET_PATH_LIMIT:
         yield str(path)
-        return
-    if not Path("/proc/self/fd").is_dir():
-        raise Conflict(f"{path} is too long for a unix socket; use a shorter --cache-dir")
-    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{path.name}"
-    finally:
-        os.close(descriptor)
+    elif _DESCRIPTORS.is_dir():
+        descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield f"{_DESCRIPTORS}/{descriptor}/{path.name}"
+        finally:
+            os.close(descriptor)
+    else:
+        short = Path(tempfile.mkdtemp(prefix="vz-", dir=_SHORT_DIRECTORY))
+        try:
+            (short / "m").symlink_to(path.parent.absolute())
+            yield str(short / "m" / path.name)
+        finally:
+            (short / "m").unlink(missing_ok=True)
+            short.rmdir()
 
 
 def listen(path: Path, backlog: int = 8) -> socket.socket:

@@ -148,7 +148,9 @@ async def exit_of(ref: ProcessRef) -> int | None:
     loop = asyncio.get_running_loop()
     with _watched(ref) as descriptor:
         if descriptor is None:
-            return None
+            found = process_table.sighting(ref.pid)
+            uncollected = found is not None and found.ended and found.start == ref.start_ticks
+            return process_table.collect(ref.pid, None) if uncollected else None
         ended = asyncio.Event()
         loop.add_reader(descriptor, ended.set)
         try:

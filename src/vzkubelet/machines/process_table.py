@@ -127,7 +127,7 @@ def environment(pid: int) -> list[bytes]:
 
 @contextlib.contextmanager
 def end_descriptor(pid: int) -> Iterator[int | None]:
-    """A descriptor that can be read once the process has ended; None when there is no such process."""
+    """A descriptor that can be read once the process has ended; None when there is no such process, or no longer."""
     descriptor: int | None
     if sys.platform == "darwin":
         queue = select.kqueue()
@@ -136,7 +136,7 @@ def end_descriptor(pid: int) -> Iterator[int | None]:
         try:
             queue.control([event], 0)
         except ProcessLookupError:
-            descriptor = None  # a zombie has none either: it has ended
+            descriptor = None  # a zombie has none either, see `collect`
         try:
             yield descriptor
         finally:
@@ -164,12 +164,15 @@ def send_signal(pid: int, descriptor: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(descriptor, number)
 
 
-def collect(pid: int, descriptor: int) -> int | None:
-    """The exit status of a process that has ended, negative for a signal, where it was started by this process."""
+def collect(pid: int, descriptor: int | None) -> int | None:
+    """The exit status of a process that has ended, negative for a signal, where it was started by this process.
+
+    `descriptor` is its `end_descriptor`; None for a process that is known by its pid alone.
+    """
     try:
-        if sys.platform == "darwin":
-            found, status = os.waitpid(pid, os.WNOHANG)
-            return os.waitstatus_to_exitcode(status) if found else None
+        if descriptor is None or sys.platform == "darwin":
+            # macOS tells an end a moment before there is a status to collect, so this may wait for that moment.
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         result = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         return None

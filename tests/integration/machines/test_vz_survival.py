@@ -366,3 +366,18 @@ async def test_a_second_clone_may_be_refused_while_the_first_runs(tmp_path: Path
             await driver.start(OTHER)
         await driver.kill(UID)
         await driver.start(OTHER)
+
+
+# --- A cache that is deeper than a socket's name may be ------------------------------------------------------------
+
+
+async def test_the_default_cache_of_a_mac_is_not_too_deep(
+    tmp_path: Path, mac: MacHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Mac has no /proc, and ``/Users/…/Library/Caches/com.agoda.fleet.virtualization/node/machines/UID`` is long."""
+    monkeypatch.setattr("vzkubelet.machines.directory._DESCRIPTORS", tmp_path / "no-proc")
+    async with ending(VzWorld(tmp_path / ("deep" * 30) / "machines", vz_image(tmp_path / "image"), mac)) as world:
+        driver = await started(world)
+        await driver.address(UID)
+        await driver.power_off(UID)
+        assert await ended(driver) == ""

@@ -128,13 +128,18 @@ def test_a_damaged_state_says_so(root: MachineRoot) -> None:
         root.machine("u1").read_state(MachineState)
 
 
-def test_a_deep_directory_has_a_short_name_for_its_sockets(tmp_path: Path) -> None:
+@pytest.mark.parametrize("descriptors", ["/proc/self/fd", "/there/is/no/proc/on/a/mac"])
+def test_a_deep_directory_has_a_short_name_for_its_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, descriptors: str
+) -> None:
+    monkeypatch.setattr("vzkubelet.machines.directory._DESCRIPTORS", Path(descriptors))
     deep = tmp_path / ("d" * 120)
     deep.mkdir()
     (deep / "qmp.sock").write_bytes(b"here")
     with reachable_socket_path(deep / "qmp.sock") as name:
         assert len(name) < 100
         assert Path(name).read_bytes() == b"here"
+    assert not Path(name).exists(), "the short name is for the length of the block"
 
 
 def test_an_os_error_keeps_its_words() -> None:
