@@ -1,5 +1,7 @@
 """`doctor`, the copied interpreter and the service's unit on this very machine."""
 
+import asyncio
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +13,10 @@ import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.support.cluster_fixtures import MintCredential
+from vzkubelet.daemon import preflight
+from vzkubelet.host.local import LocalProbe
+from vzkubelet.host.service import install, place
+from vzkubelet.host.service.captured import Captured
 from vzkubelet.host.signing import bundle, interpreter
 from vzkubelet.host.signing.bundle import Wishes
 from vzkubelet.host.signing.sign import PROOF
@@ -92,10 +98,38 @@ def test_doctor_tells_every_mistake_of_the_configuration(tmp_path: Path) -> None
     ]  # fmt: skip
 
 
+def test_doctor_looks_at_the_installed_agent(tmp_path: Path) -> None:
+    """Without any flag: the settings are those that `install` wrote down."""
+    where = place.of(_Elsewhere(tmp_path).facts)
+    taken = Captured((f"--cache-dir={tmp_path}/elsewhere", "--guest-network=user"), {"VZ_SSH_USER": "u"})
+    wanted = install.plan(where, ("agent",), taken, tmp_path / "elsewhere", tmp_path)
+    install.write(wanted, lambda _: None)
+    subject = asyncio.run(preflight.subject({}, _Elsewhere(tmp_path), in_cluster=False))
+    assert subject.config.cache_dir == tmp_path / "elsewhere"
+    assert subject.config.guests.ssh_user == "u"
+    overruled = asyncio.run(preflight.subject({"cache-dir": "/x"}, _Elsewhere(tmp_path), in_cluster=False))
+    assert (str(overruled.config.cache_dir), overruled.config.guests.ssh_user) == ("/x", "u")
+
+
+def test_only_a_mac_checks_itself(tmp_path: Path) -> None:
+    done = run("doctor", "--self-check", home=tmp_path)
+    assert done.returncode == 6
+    assert "Mac" in done.stderr or "macOS" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_only_a_mac_signs(tmp_path: Path) -> None:
     done = run("sign", "--dry-run", home=tmp_path)
     assert done.returncode == 6
     assert "not a Mac program" in done.stderr
+
+
+class _Elsewhere(LocalProbe):
+    """This machine, for a user whose home is another directory."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__({"PATH": os.environ["PATH"]})
+        self.facts = dataclasses.replace(self.facts, home=home, uid=1000)
 
 
 @pytest.fixture
@@ -104,8 +138,8 @@ def app(tmp_path: Path) -> Path:
     running = interpreter.running()
     data = running.executable.read_bytes()
     plan = bundle.plan(running, data, {}, Wishes({"com.apple.security.virtualization": True}))
-    for place, content in plan.files.items():
-        file = tmp_path / "My Apps" / "m.app" / place
+    for relative, content in plan.files.items():
+        file = tmp_path / "My Apps" / "m.app" / relative
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     app = tmp_path / "My Apps" / "m.app"

@@ -53,6 +53,7 @@ class RecordedHost:
         self.taken_port = ""
         self.server_clock: float | Error = self.now
         self.docker: str | Error = "29.0.1"
+        self.processes = {612}
         self.ran: list[str] = []
 
     def say(self, line: str, stdout: str = "", status: int = 0, stderr: str = "") -> None:
@@ -99,6 +100,9 @@ class RecordedHost:
 
     def open_files(self) -> OpenFiles:
         return self.limits
+
+    def process_runs(self, pid: int) -> bool:
+        return pid in self.processes
 
     def package(self, name: str) -> str | None:
         return self.packages.get(name)

@@ -1,9 +1,8 @@
 """``doctor``: what ails this host, and the command that mends it."""
 
 import asyncio
-import importlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +34,8 @@ def doctor(
 ) -> int:  # fmt: skip
     """Examine this host as the agent would find it, and say how to mend what is wrong.
 
-    Takes the flags, variables and files of the agent, so that it examines what would really run. The exit code is 1
-    when there is a problem; warnings do not count.
+    Takes the flags, variables and files of the agent, so that it examines what would really run; where the service is
+    installed, its settings. The exit code is 1 when there is a problem; warnings do not count.
 
     \b
     Examples:
@@ -47,7 +46,7 @@ def doctor(
       macos-vz-kubelet doctor --self-check            # on a Mac; prints a report to send in
     """
     if self_check:
-        return _self_check(guest)
+        return _self_check(flags.values(ctx), guest, as_json)
     from vzkubelet.daemon import preflight
     from vzkubelet.host import doctor as room
 
@@ -67,9 +66,14 @@ def local_probe() -> "Probe":
     return LocalProbe(config.process_environment())
 
 
-def _self_check(guest: str | None) -> int:
-    report = importlib.import_module("vzkubelet.machines.vz.self_check").run(Path(guest) if guest else None)
-    click.echo(report.text)
+def _self_check(given: Mapping[str, str], guest: str | None, as_json: bool) -> int:
+    """Raises: Unsupported (no frameworks here)."""
+    from vzkubelet.machines.vz import self_check
+    from vzkubelet.machines.vz.launch import Interpreter
+
+    app = config.read(given, purpose=config.Purpose.STANDALONE).vz.helper_app
+    report = self_check.run(Path(guest) if guest else None, Interpreter.find(app, config.process_environment()))
+    click.echo(report.json if as_json else report.text)
     return 0 if report.passed else PROBLEM_EXIT_CODE
 
 

@@ -67,6 +67,10 @@ def _program(settings: "Config", probe: "Probe", *, must_exist: bool) -> Sequenc
 
     match probe.facts.system:
         case "darwin":
+            if must_exist and probe.facts.uid == 0:
+                raise InvalidInput(
+                    "on a Mac the agent is installed by the user who is logged in at the screen, not root"
+                )
             app = settings.vz.helper_app.absolute()
             if must_exist and probe.status(app / bundle.EXECUTABLE) is None:
                 raise InvalidInput(f"there is no signed app at {app}: run macos-vz-kubelet sign first")

@@ -14,7 +14,7 @@ from vzkubelet.config import Config, DriverChoice
 from vzkubelet.daemon.parts import StateRoot
 from vzkubelet.errors import InvalidInput
 from vzkubelet.host.probe import Probe
-from vzkubelet.host.service import place
+from vzkubelet.host.service import install, place
 from vzkubelet.host.subject import Acceleration, Cluster, Program, Subject
 from vzkubelet.kube import credentials, kubeconfig, paths
 from vzkubelet.kube.client import Client
@@ -37,22 +37,34 @@ class _Settings:
 
 
 async def subject(given: Mapping[str, str], probe: Probe, *, in_cluster: bool) -> Subject:
-    """Everything about the agent with these flag values. Never raises for what is wrong with the host."""
-    settings = _settings(given, in_cluster=in_cluster)
+    """Everything about the agent with these flag values over those of the installed service, where there is one.
+
+    Never raises for what is wrong with the host.
+    """
+    config_home = config.process_environment().get("XDG_CONFIG_HOME")
+    service = place.of(probe.facts, Path(config_home) if config_home else None)
+    settings = _settings({**_installed(service), **given}, in_cluster=in_cluster)
     driver = settings.config.machines.driver
     if driver is DriverChoice.AUTO:
         driver = DriverChoice.VZ if probe.facts.system == "darwin" else DriverChoice.QEMU
     qemu = driver is DriverChoice.QEMU and probe.facts.system == "linux"
-    config_home = config.process_environment().get("XDG_CONFIG_HOME")
     return Subject(
         config=settings.config,
         driver=driver,
-        service=place.of(probe.facts, Path(config_home) if config_home else None),
+        service=service,
         cluster=await _cluster(settings.config) if in_cluster else None,
         mistakes=settings.mistakes,
         programs=_programs(settings.config) if qemu else (),
         acceleration=await _acceleration(settings.config, probe) if qemu else None,
     )
+
+
+def _installed(service: place.Place) -> Mapping[str, str]:
+    """Settings of the service, where there is one: that is the agent to look at, unless flags say otherwise."""
+    try:
+        return install.read_record(service).settings()
+    except errors.NotFound:
+        return {}
 
 
 def _settings(given: Mapping[str, str], *, in_cluster: bool) -> _Settings:

@@ -27,6 +27,7 @@ _REFUSED = re.compile(r"No route to host|EHOSTUNREACH|Errno 65\b")
 _PRIVACY_SINCE = (15,)
 _EXEMPTIONS_SINCE = (15, 5)
 _VMNET_SINCE = (26,)
+FIREWALL = "/usr/libexec/ApplicationFirewall/socketfilterfw"
 BPF = Path("/dev/bpf0")
 GUEST_NETWORK = "192.168.64.0/24"
 PREFERENCES = "com.apple.network.local-network"
@@ -65,6 +66,25 @@ def local_network(probe: Probe, subject: Subject) -> Iterator[Finding]:
         )
     else:
         yield ok("local-network", "no guest was refused; macOS asks once when the agent first reaches for one")
+
+
+def firewall(probe: Probe, subject: Subject) -> Iterator[Finding]:
+    """The API server dials us. What is not in the list may still be let in when its signature is Apple's to know."""
+    state = probe.run([FIREWALL, "--getglobalstate"])
+    if "enabled" not in state.stdout:
+        yield ok("firewall", "the firewall of macOS is off")
+        return
+    app = subject.config.vz.helper_app
+    if str(app) in probe.run([FIREWALL, "--listapps"]).stdout:
+        yield ok("firewall", f"the firewall of macOS knows {app.name}")
+    else:
+        yield warning(
+            "firewall",
+            f"the firewall of macOS is on and does not know {app.name}",
+            "it may drop what the API server sends: kubectl exec and logs would time out",
+            f"sudo {FIREWALL} --add '{app}'",
+            f"sudo {FIREWALL} --unblockapp '{app}'",
+        )
 
 
 def dhcp_leases(probe: Probe, subject: Subject) -> Iterator[Finding]:

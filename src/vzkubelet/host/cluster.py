@@ -119,6 +119,4 @@ def running_agent(probe: Probe, subject: Subject) -> int | None:
         text = probe.read(subject.config.cache_dir / LOCK).decode(errors="replace").strip()
     except OSError:
         return None
-    if not text.isdigit():
-        return None
-    return int(text) if probe.run(["kill", "-0", text]).ok else None
+    return int(text) if text.isdigit() and probe.process_runs(int(text)) else None

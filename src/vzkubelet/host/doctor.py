@@ -78,6 +78,7 @@ CHECKS: tuple[Check, ...] = (
     Check("keychain", apple_session.keychain, _MAC, _VZ),
     Check("sleep", apple_session.sleep, _MAC),
     Check("local-network", apple_network.local_network, _MAC, _VZ),
+    Check("firewall", apple_network.firewall, _MAC, _VZ, in_cluster=True),
     Check("dhcp-leases", apple_network.dhcp_leases, _MAC, _VZ),
     Check("bridge", apple_network.bridge, _MAC, _VZ),
     Check("packet-filter", apple_network.packet_filter, _MAC, _VZ),

@@ -113,6 +113,15 @@ class LocalProbe:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return OpenFiles(_limit(soft), _limit(hard))
 
+    def process_runs(self, pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True  # somebody else's
+        return True
+
     def package(self, name: str) -> str | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)

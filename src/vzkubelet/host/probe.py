@@ -102,6 +102,8 @@ class Probe(Protocol):
     def open_files(self) -> OpenFiles:
         """RLIMIT_NOFILE of this process."""
 
+    def process_runs(self, pid: int) -> bool: ...
+
     def package(self, name: str) -> str | None:
         """Version of an installed Python distribution."""
 

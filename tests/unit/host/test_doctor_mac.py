@@ -23,6 +23,7 @@ ENTITLEMENTS = f"codesign -d --entitlements - --xml {APP}"
 SHARING = Path("/Library/Preferences/SystemConfiguration/com.apple.InternetSharing.default.plist")
 JOB = f"launchctl print gui/501/{LABEL}"
 LOG = Path("/Users/ci/Library/Logs/macos-vz-kubelet.log")
+FIREWALL = "/usr/libexec/ApplicationFirewall/socketfilterfw"
 Plant = Callable[[RecordedHost], object]
 
 
@@ -148,6 +149,8 @@ PLANTS = [
     ("entitlements are nonsense", say(ENTITLEMENTS, "<plist"), "helper-app", PROBLEM, "without com.apple",
      "macos-vz-kubelet sign"),
     ("nonsense about leases", put(SHARING, b"<plist><"), "dhcp-leases", WARNING, "86400 s", "DHCPLeaseTimeSecs"),
+    ("firewall", say(f"{FIREWALL} --getglobalstate", "Firewall is enabled. (State = 1)\n"), "firewall", WARNING,
+     "does not know macos-vz-kubelet.app", "socketfilterfw --add '/Users/ci/Library"),
     ("default lease time", lose(SHARING), "dhcp-leases", WARNING, "86400 s", "DHCPLeaseTimeSecs -int 600"),
     ("leases run out", leases, "dhcp-leases", WARNING, "240 of 253", "DHCPLeaseTimeSecs -int 600"),
     ("disk full", answer(disk_room=many_gigabytes(3)), "disk-space", PROBLEM, "3.0 GiB", "image ls"),
@@ -246,6 +249,13 @@ def test_root_cannot_hold_guests() -> None:
     host, subject = mac()
     host.facts = replace(host.facts, uid=0)
     assert "session" in {finding.check for finding in wrong(host, subject) if finding.severity is Severity.PROBLEM}
+
+
+def test_a_firewall_that_knows_the_app_lets_it_in() -> None:
+    host, subject = mac()
+    host.say(f"{FIREWALL} --getglobalstate", "Firewall is enabled. (State = 1)\n")
+    host.say(f"{FIREWALL} --listapps", f"1 : {APP}\n ( Allow incoming connections )\n")
+    assert wrong(host, subject) == []
 
 
 def bridged(host: RecordedHost, entitled: bool) -> None:

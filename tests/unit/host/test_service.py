@@ -205,6 +205,7 @@ def test_uninstalling_removes_exactly_what_was_installed(mac_place: Place, tmp_p
     record = install.uninstall(host, mac_place, lambda _: None)
     assert host.ran[-3:-1] == [f"launchctl print {mac_place.target}", f"launchctl bootout {mac_place.target}"]
     assert Path(record.cache_dir) == cache
+    assert record.settings() == {"nodename": "mac-1", "environment-file": str(mac_place.environment_file)}
     assert cache.is_dir()
     assert other.exists()
     assert not any(path.exists() for path in (mac_place.definition, mac_place.environment_file, mac_place.record))

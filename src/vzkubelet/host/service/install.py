@@ -28,6 +28,12 @@ class Record(msgspec.Struct, frozen=True):
     environment_file: str
     log: str
     cache_dir: str
+    arguments: tuple[str, ...] = ()
+    """Settings of the service, ``--name=value``."""
+
+    def settings(self) -> dict[str, str]:
+        """Flag values by name, as `config.read` takes them."""
+        return {name: value for name, _, value in (text.removeprefix("--").partition("=") for text in self.arguments)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +45,21 @@ class Installation:
     environment: bytes
     """Content of the environment file; empty = there is none."""
     cache_dir: Path
+    arguments: tuple[str, ...]
 
 
 def plan(place: Place, program: Sequence[str], captured: Captured, cache_dir: Path, home: Path) -> Installation:
     """Raises: InvalidInput when a variable cannot be written down."""
     environment = environment_file.text(captured.variables)
-    command = [*program, *captured.arguments]
-    if environment:
-        command.append(f"--environment-file={place.environment_file}")
+    kept = [f"--environment-file={place.environment_file}"] if environment else []
+    arguments = (*captured.arguments, *kept)
+    command = [*program, *arguments]
     if place.manager == "launchd":
         assert place.log is not None
         definition = launchd.definition(place.name, command, place.log, home)
     else:
         definition = systemd.definition(command, home, cache_dir, system=place.domain == "system").encode()
-    return Installation(place, definition, environment.encode(), cache_dir)
+    return Installation(place, definition, environment.encode(), cache_dir, arguments)
 
 
 def install(probe: Probe, wanted: Installation, tell: Tell, wait: Wait = time.sleep) -> None:
@@ -63,7 +70,7 @@ def install(probe: Probe, wanted: Installation, tell: Tell, wait: Wait = time.sl
     """
     place = wanted.place
     try:
-        _write_files(wanted, tell)
+        write(wanted, tell)
     except OSError as exc:
         raise InvalidInput(f"cannot write {exc.filename or place.definition}: {exc.strerror}") from exc
     if place.manager == "launchd":
@@ -109,7 +116,8 @@ def uninstall(probe: Probe, place: Place, tell: Tell, wait: Wait = time.sleep) -
     return record
 
 
-def _write_files(wanted: Installation, tell: Tell) -> None:
+def write(wanted: Installation, tell: Tell) -> None:
+    """The files of the service, each whole or not at all, and what tells `uninstall` of them. Raises: OSError."""
     place = wanted.place
     if place.log is not None:
         place.log.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +133,7 @@ def _write_files(wanted: Installation, tell: Tell) -> None:
         str(place.environment_file) if wanted.environment else "",
         str(place.log or ""),
         str(wanted.cache_dir),
+        wanted.arguments,
     )
     write_atomic(place.record, msgspec.json.encode(record), 0o600)
 
