@@ -93,7 +93,8 @@ async def _opened(config: Config, root: StateRoot, manifest: Manifest) -> AsyncI
     limits = parts.driver.limits()
     facts = NodeFacts("127.0.0.1", limits.cpu_max * 1000, limits.memory_max_bytes)
     world = parts.world(local.LocalObjects(manifest), local.EventPrinter(), local.LocalStatus(), lambda: facts)
-    operating_system = next(iter(limits.operating_systems))
+    asked = manifest.pod.spec.os.name if manifest.pod.spec.os is not None else ""
+    operating_system = asked if asked in limits.operating_systems else min(limits.operating_systems)
     node = admission.Node(
         "localhost",
         operating_system,

@@ -2,7 +2,7 @@
 
 from tests.unit.pods.node import UID, Node, pod
 from vzkubelet import errors
-from vzkubelet.pods.machine_limit import MachineLimit
+from vzkubelet.pods.machine_limit import FORGOTTEN_AFTER_S, MachineLimit
 
 REFUSAL = errors.Exhausted("two macOS guests run; delete one", reason=errors.MACHINE_LIMIT_REASON)
 
@@ -56,3 +56,27 @@ def test_only_changes_are_told() -> None:
     limit.reached("b")
     limit.freed()
     assert told == ["a", "b", ""]
+
+
+class Now:
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def time(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+def test_a_limit_is_forgotten_when_nobody_is_refused_any_more() -> None:
+    """The pod that was refused is gone, and so may be the machine of another program that had the slot."""
+    now = Now()
+    limit = MachineLimit(now)
+    limit.reached("full")
+    now.at = FORGOTTEN_AFTER_S - 1
+    limit.reached("full")
+    now.at += FORGOTTEN_AFTER_S - 1
+    assert limit.message == "full"
+    now.at += 2
+    assert limit.message == ""
