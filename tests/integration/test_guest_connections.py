@@ -94,6 +94,40 @@ async def test_a_private_key_logs_in_and_an_unusable_one_is_named(system: SshSys
         await connect(system, Login("root", key_path=tmp_path / "nowhere"))
 
 
+async def test_a_key_may_come_as_text_and_with_a_passphrase(system: SshSystem, tmp_path: Path) -> None:
+    system.start()
+    secret = tmp_path / "protected"
+    secret.write_bytes(system.client_key.read_bytes())
+    secret.chmod(0o600)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-f", secret, "-N", "opens it"], check=True)
+    login = Login("root", key=secret.read_bytes(), passphrase="opens it")
+    guest = await connect(system, login)
+    assert await shell(guest, "id -u") == "0\n"
+    await guest.close()
+    for bad in (Login("root", key=secret.read_bytes(), passphrase="wrong"), Login("root", key=b"no key")):
+        with pytest.raises(InvalidInput, match="VZ_SSH_PRIVATE_KEY_BASE64") as caught:
+            await connect(system, bad)
+        assert "wrong" not in str(caught.value)
+
+
+async def test_key_exchanges_are_those_that_were_asked_for(system: SshSystem) -> None:
+    system.start()
+    guest = await connect(system, policy=ConnectPolicy(kex_algorithms=("curve25519-sha256",)))
+    assert await shell(guest, "id -u") == "0\n"
+    await guest.close()
+    with pytest.raises(InvalidInput, match="cannot be set up"):
+        await connect(system, policy=ConnectPolicy(kex_algorithms=("no-such-exchange",)))
+
+
+async def test_the_readiness_time_out_replaces_the_deadline(tmp_path: Path) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        where = GuestAddress("127.0.0.1", "127.0.0.1", reserved.getsockname()[1])
+        policy = ConnectPolicy(ready_within_s=0.5)
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
+            await SshGuests(ROOT, policy).connect(where, tmp_path / "key", 300.0)
+
+
 async def test_the_first_host_key_is_the_only_one_accepted(system: SshSystem, tmp_path: Path) -> None:
     system.start()
     remembered = tmp_path / "clone" / "host-key"

@@ -31,6 +31,8 @@ class Purpose(Enum):
     """No cluster: neither kubeconfig nor serving certificate nor guest login is insisted on."""
 
 
+_PASSWORD = "vz-ssh-password"  # noqa: S105 - the setting's name
+
 FIXTURE_LOGIN = {"ssh_user": "root", "ssh_password": "vz"}
 """Of the guest images that this repository builds. Only where no login is insisted on (no cluster, no real guests), so
 that the first `run` needs no settings."""
@@ -139,11 +141,17 @@ def _missing(missing: list[Option], parsed: Mapping[str, Any], purpose: Purpose)
     if purpose is Purpose.STANDALONE:
         return []
     guestless = parsed.get("machine-driver") is DriverChoice.SYNTHETIC
+    if _has_key(parsed):
+        missing = [option for option in missing if option.name != _PASSWORD]
     return [
         f"{option.label} is not set: {option.help[0].lower()}{option.help[1:]}"
         for option in missing
         if not (guestless and option.target.startswith("guests."))
     ]
+
+
+def _has_key(parsed: Mapping[str, Any]) -> bool:
+    return any(parsed.get(name) for name in ("vz-ssh-private-key-base64", "vz-ssh-private-key-path"))
 
 
 def _assemble(options: tuple[Option, ...], parsed: Mapping[str, Any]) -> Config:
@@ -154,6 +162,8 @@ def _assemble(options: tuple[Option, ...], parsed: Mapping[str, Any]) -> Config:
     if parsed["disable-taint"]:
         groups["node"]["taints"] = ()
     groups["server"]["verify_clients"] = not parsed["no-verify-clients"]
+    if _has_key(parsed) and groups["guests"]["ssh_password"] is None:
+        groups["guests"]["ssh_password"] = ""
     for name, default in FIXTURE_LOGIN.items():
         if groups["guests"][name] is None:
             groups["guests"][name] = default

@@ -201,6 +201,16 @@ class VzSettings:
 class GuestSettings:
     ssh_user: str
     ssh_password: str = field(repr=False)
+    """Empty = only the key is tried."""
+    ssh_key: bytes | None = field(default=None, repr=False)
+    """Text of the private key; goes before `ssh_key_path`."""
+    ssh_key_path: Path | None = None
+    ssh_key_passphrase: str | None = field(default=None, repr=False)
+    ssh_kex_algorithms: tuple[str, ...] | None = None
+    ssh_dial_timeout_s: float = 15.0
+    """Three times the Go project's: a guest that boots on a busy host is slow at its first key exchange."""
+    ssh_readiness_timeout_s: float = 300.0
+    """From the guest's address to the first login. The first boot of a macOS guest takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Parsers of single setting values: text in, a typed value out, `InvalidInput` with the way out otherwise."""
 
+import base64
+import binascii
 import re
 from collections.abc import Callable
 from enum import StrEnum
@@ -37,6 +39,22 @@ def text(raw: str) -> str:
 def secret(raw: str) -> str:
     """Kept as it is: blanks may belong to a password."""
     return raw
+
+
+def base64_data(raw: str) -> bytes:
+    """Line breaks are allowed in it, as base64(1) writes them."""
+    try:
+        return base64.b64decode("".join(raw.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidInput("is not base64") from None
+
+
+def words(raw: str) -> tuple[str, ...]:
+    """Separated by commas; at least one."""
+    found = tuple(word.strip() for word in raw.split(",") if word.strip())
+    if not found:
+        raise InvalidInput("is empty")
+    return found
 
 
 def boolean(raw: str) -> bool:

@@ -181,8 +181,21 @@ def _cached_firmware(config: Config) -> Path | None:
 def _guests(config: Config, driver: ports.MachineDriver) -> ports.Guests:
     if isinstance(driver, SyntheticDriver):
         return SyntheticGuests(driver)
-    policy = ConnectPolicy(lost_after_s=GUEST_LOST_AFTER_S)
-    return SshGuests(Login(config.guests.ssh_user, config.guests.ssh_password), policy)
+    settings = config.guests
+    login = Login(
+        settings.ssh_user,
+        settings.ssh_password,
+        key_path=settings.ssh_key_path,
+        key=settings.ssh_key,
+        passphrase=settings.ssh_key_passphrase,
+    )
+    policy = ConnectPolicy(
+        lost_after_s=GUEST_LOST_AFTER_S,
+        login_timeout_s=settings.ssh_dial_timeout_s,
+        ready_within_s=settings.ssh_readiness_timeout_s,
+        kex_algorithms=settings.ssh_kex_algorithms,
+    )
+    return SshGuests(login, policy)
 
 
 def _platforms(limits: ports.MachineLimits) -> tuple[Platform, ...]:

@@ -36,6 +36,9 @@ class Login:
     user: str
     password: str = field(default="", repr=False)
     key_path: Path | None = None
+    key: bytes | None = field(default=None, repr=False)
+    """Text of the key (PEM or OpenSSH), in place of a file."""
+    passphrase: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,10 @@ class ConnectPolicy:
     """How long `Guest.follow` puts up with an unreachable guest."""
     keepalive_interval_s: float = 5.0
     keepalive_count: int = 4
+    ready_within_s: float | None = None
+    """Replaces the caller's deadline for the first login."""
+    kex_algorithms: tuple[str, ...] | None = None
+    """None = those that asyncssh finds safe."""
     sessions_per_connection: int = 8
     """OpenSSH's server allows 10 (MaxSessions), dropbear fails an assertion at about 100."""
     connections: int = 32
@@ -197,23 +204,32 @@ def _options(
     login: Login, policy: ConnectPolicy, remembered: asyncssh.SSHKey | None
 ) -> asyncssh.SSHClientConnectionOptions:
     """Nothing of the user's own SSH set-up (configuration, keys, agent, known hosts) has a say."""
-    keys = []
-    if login.key_path is not None:
-        try:
-            keys.append(asyncssh.read_private_key(login.key_path))
-        except (asyncssh.KeyImportError, OSError) as exc:
-            raise InvalidInput(f"the SSH key {login.key_path} cannot be used: {clip(str(exc))}") from exc
-    return asyncssh.SSHClientConnectionOptions(
-        username=login.user,
-        password=login.password or None,
-        client_keys=keys or None,
-        agent_path=None,
-        config=None,
-        gss_host=None,
-        known_hosts=([remembered] if remembered is not None else [], [], []),
-        encryption_algs=CIPHERS,
-        compression_algs=None,
-        keepalive_interval=policy.keepalive_interval_s,
-        keepalive_count_max=policy.keepalive_count,
-        login_timeout=policy.login_timeout_s,
-    )
+    try:
+        return asyncssh.SSHClientConnectionOptions(
+            username=login.user,
+            password=login.password or None,
+            client_keys=_keys(login) or None,
+            agent_path=None,
+            config=None,
+            gss_host=None,
+            known_hosts=([remembered] if remembered is not None else [], [], []),
+            kex_algs=policy.kex_algorithms or (),
+            encryption_algs=CIPHERS,
+            compression_algs=None,
+            keepalive_interval=policy.keepalive_interval_s,
+            keepalive_count_max=policy.keepalive_count,
+            login_timeout=policy.login_timeout_s,
+        )
+    except ValueError as exc:
+        raise InvalidInput(f"SSH to guests cannot be set up so: {clip(str(exc))}") from exc
+
+
+def _keys(login: Login) -> list[asyncssh.SSHKey]:
+    """Raises InvalidInput for a key that cannot be read, naming where it came from and never what it is."""
+    name = str(login.key_path) if login.key is None else "given in VZ_SSH_PRIVATE_KEY_BASE64"
+    try:
+        if login.key is not None:
+            return [asyncssh.import_private_key(login.key, login.passphrase)]
+        return [asyncssh.read_private_key(login.key_path, login.passphrase)] if login.key_path else []
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, OSError) as exc:
+        raise InvalidInput(f"the SSH key {name} cannot be used: {clip(str(exc))}") from exc

@@ -1,3 +1,4 @@
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,38 @@ def test_synthetic_driver_needs_no_guest_login_but_still_a_serving_certificate()
 def test_a_setting_of_the_framework_that_cannot_be_read_says_what_it_may_be(flag: str, raw: str, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         config.load({flag: raw}, {}, host=LINUX, purpose=config.Purpose.STANDALONE)
+
+
+KEY = base64.b64encode(b"-----BEGIN OPENSSH PRIVATE KEY-----").decode()
+
+
+def test_a_key_makes_the_password_optional_and_no_default_takes_its_place() -> None:
+    for variables in ({"VZ_SSH_PRIVATE_KEY_BASE64": KEY}, {"VZ_SSH_PRIVATE_KEY_PATH": "~/key"}):
+        settings = load(env={"VZ_SSH_PASSWORD": "", **variables}).guests
+        assert settings.ssh_password == ""
+        assert settings.ssh_key is not None or settings.ssh_key_path == Path("/home/u/key")
+    assert "VZ_SSH_PASSWORD" in mistakes({}, {"VZ_SSH_PASSWORD": ""})
+
+
+def test_keys_time_outs_and_algorithms_of_the_guests_login() -> None:
+    settings = load(
+        env={
+            "VZ_SSH_PRIVATE_KEY_BASE64": KEY[:20] + "\n" + KEY[20:],
+            "VZ_SSH_PRIVATE_KEY_PASSPHRASE": " opens it ",
+            "VZ_SSH_KEX_ALGORITHMS": "curve25519-sha256, ecdh-sha2-nistp256",
+            "VZ_SSH_DIAL_TIMEOUT": "5s",
+            "VZ_SSH_READINESS_TIMEOUT": "60",
+        }
+    ).guests
+    assert settings.ssh_key == b"-----BEGIN OPENSSH PRIVATE KEY-----"
+    assert settings.ssh_key_passphrase == " opens it "
+    assert settings.ssh_kex_algorithms == ("curve25519-sha256", "ecdh-sha2-nistp256")
+    assert (settings.ssh_dial_timeout_s, settings.ssh_readiness_timeout_s) == (5.0, 60.0)
+    assert "OPENSSH" not in repr(settings)
+    assert "opens it" not in repr(settings)
+
+
+def test_a_key_that_is_no_base64_is_refused_and_not_shown() -> None:
+    told = mistakes({}, {"VZ_SSH_PRIVATE_KEY_BASE64": "-----BEGIN"})
+    assert "VZ_SSH_PRIVATE_KEY_BASE64: is not valid" in told
+    assert "BEGIN" not in told
