@@ -2,17 +2,16 @@
 
 import configparser
 import plistlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support.recorded_host import RecordedHost
-from tests.unit.host.hosts_support import HOSTS
+from tests.support.apple_tools import Manager
 from vzkubelet import config
 from vzkubelet.config import environment_file
 from vzkubelet.errors import MachineFault, NotFound
-from vzkubelet.host.probe import COMMAND_TIMEOUT_S, Facts, Output
+from vzkubelet.host.probe import Facts
 from vzkubelet.host.service import captured, install, place, purge, systemd
 from vzkubelet.host.service.captured import Captured
 from vzkubelet.host.service.place import Place
@@ -112,38 +111,6 @@ def test_flags_become_arguments_and_variables_a_file(tmp_path: Path, monkeypatch
         "--nodename=mac-1",
     ]  # fmt: skip
     assert taken.variables == {"VZ_SSH_PASSWORD": " x ", "APISERVER_KEY_LOCATION": f"{tmp_path}/tls.key"}
-
-
-class Manager(RecordedHost):
-    """launchd and systemd as far as they are used; a job that is booted out is there for a while."""
-
-    def __init__(self) -> None:
-        super().__init__(HOSTS / "mac")
-        self.loaded = False
-        self.lingers = 0
-        self.refuses = ""
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout_s: float = COMMAND_TIMEOUT_S,
-        environment: Mapping[str, str] | None = None,
-    ) -> Output:
-        self.ran.append(" ".join(argv))
-        if self.refuses and self.refuses in self.ran[-1]:
-            return Output(5, "", "Bootstrap failed: 5: Input/output error")
-        match list(argv):
-            case ["launchctl", "print", _]:
-                if not self.loaded and self.lingers:
-                    self.lingers -= 1
-                    return Output(0)
-                return Output(0 if self.loaded else 113)
-            case ["launchctl", "bootstrap", *_]:
-                self.loaded = True
-            case ["launchctl", "bootout", _]:
-                self.loaded = False
-        return Output(0)
 
 
 def ordered(host: Manager) -> list[str]:

@@ -4,15 +4,13 @@ import datetime
 import plistlib
 import signal
 import struct
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support.recorded_host import RecordedHost
-from tests.unit.host.hosts_support import HOSTS
+from tests.support.apple_tools import Codesign, executable, standalone_python
 from vzkubelet.errors import InvalidInput, MachineFault, Unsupported
-from vzkubelet.host.probe import COMMAND_TIMEOUT_S, Output
+from vzkubelet.host.probe import Output
 from vzkubelet.host.signing import bundle, interpreter, macho, profile, sign
 from vzkubelet.host.signing.bundle import Plan, Wishes
 from vzkubelet.host.signing.interpreter import Interpreter
@@ -21,26 +19,6 @@ NOW = 1795255200.0
 LATER, LONG_AGO = (datetime.datetime(year, 1, 1) for year in (2030, 2025))  # noqa: DTZ001  as plistlib has it
 VIRTUALIZATION, BRIDGING = "com.apple.security.virtualization", "com.apple.vm.networking"
 DEVELOPER = "Developer ID Application: Example (ABCDE12345)"
-
-
-def executable(*libraries: str, rpaths: Sequence[str] = (), fat: bool = False) -> bytes:
-    """A Mach-O file that has nothing but its load commands."""
-    commands = b""
-    for command, names in ((0xC, libraries), (0x8000001C, rpaths)):
-        for name in names:
-            text = name.encode() + b"\0" * (8 - len(name) % 8)
-            offset = 24 if command == 0xC else 12
-            body = struct.pack("<III", command, offset + len(text), offset).ljust(offset, b"\0") + text
-            commands += body
-    thin = struct.pack("<IiiIIIII", 0xFEEDFACF, macho.ARM64, 0, 2, len(libraries) + len(rpaths), len(commands), 0, 0)
-    thin += commands
-    if not fat:
-        return thin
-    intel = b"\xcf\xfa\xed\xfe" + b"\0" * 28
-    header = struct.pack(">II", 0xCAFEBABE, 2)
-    header += struct.pack(">iiIII", 0x01000007, 3, 64, len(intel), 0)
-    header += struct.pack(">iiIII", macho.ARM64, 0, 128, len(thin), 0)
-    return header.ljust(64, b"\0") + intel.ljust(64, b"\0") + thin
 
 
 @pytest.mark.parametrize("fat", [False, True])
@@ -67,16 +45,7 @@ def test_a_universal_executable_without_apple_silicon_is_refused() -> None:
 
 @pytest.fixture
 def standalone(tmp_path: Path) -> Interpreter:
-    """As python-build-standalone lays it out: the library beside, found relative to the executable."""
-    prefix = tmp_path / "python"
-    (prefix / "bin").mkdir(parents=True)
-    (prefix / "lib").mkdir()
-    (prefix / "lib/libpython3.12.dylib").write_bytes(b"library")
-    program = prefix / "bin/python3.12"
-    program.write_bytes(executable("@executable_path/../lib/libpython3.12.dylib", "/usr/lib/libSystem.B.dylib"))
-    packages = tmp_path / "venv/lib/python3.12/site-packages"
-    packages.mkdir(parents=True)
-    return Interpreter(prefix, program, "", "3.12.8", (packages,))
+    return standalone_python(tmp_path)
 
 
 def wishes(**changes: object) -> Wishes:
@@ -209,35 +178,6 @@ def test_a_profile_that_macos_would_kill_the_app_for_is_refused(data: bytes, rea
 def test_a_profile_for_any_identifier_fits() -> None:
     data = provisioning(Entitlements={BRIDGING: True, "application-identifier": "T.com.agoda.*"})
     profile.check(data, "p", [BRIDGING], bundle.IDENTIFIER, NOW)
-
-
-class Codesign(RecordedHost):
-    """A Mac whose codesign believes what it is told; what it signed is remembered by the app's last path component."""
-
-    def __init__(self) -> None:
-        super().__init__(HOSTS / "mac")
-        self.granted: bytes = b""
-        self.fails_at = ""
-        self.proof = Output(0, "ok\n")
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout_s: float = COMMAND_TIMEOUT_S,
-        environment: Mapping[str, str] | None = None,
-    ) -> Output:
-        self.ran.append(" ".join(argv))
-        if self.fails_at and self.fails_at in self.ran[-1]:
-            return Output(1, "", "codesign: failed")
-        if "-c" in argv:
-            return self.proof
-        if "--entitlements" in argv and "--sign" in argv:
-            self.granted = Path(argv[argv.index("--entitlements") + 1]).read_bytes()
-        return Output(0, self.granted.decode() if "-d" in argv else "")
-
-    def read(self, path: Path) -> bytes:
-        return path.read_bytes()
 
 
 def test_signing_makes_verifies_and_proves_the_app(tmp_path: Path, plan: Plan) -> None:

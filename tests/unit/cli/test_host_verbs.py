@@ -1,0 +1,130 @@
+"""``sign``, ``install`` and ``uninstall`` over a Mac that is not there."""
+
+import plistlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.apple_tools import Codesign, Manager, standalone_python
+from vzkubelet import cli, config
+from vzkubelet.host.service.place import LABEL
+from vzkubelet.host.signing import bundle, interpreter
+
+Verb = Callable[..., tuple[int, str, str]]
+KEPT_VARIABLES = {"VZ_SSH_USER": "admin", "VZ_SSH_PASSWORD": "a b'c", "DOCKER_HOST": "unix:///d.sock"}
+
+
+@pytest.fixture
+def verb(capsys: pytest.CaptureFixture[str]) -> Verb:
+    """Runs a command line; its exit code and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = cli.invoke(arguments)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def codesign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Codesign:
+    host, python = Codesign(), standalone_python(tmp_path)
+    monkeypatch.setattr("vzkubelet.host.local.LocalProbe", lambda _: host)
+    monkeypatch.setattr(interpreter, "running", lambda: python)
+    monkeypatch.setattr("vzkubelet.telemetry.logs.configure", lambda *_: None)
+    return host
+
+
+def test_sign_prints_what_it_ran_and_does_nothing_twice(verb: Verb, codesign: Codesign, tmp_path: Path) -> None:
+    app = tmp_path / "m.app"
+    code, out, err = verb("sign", "--vz-helper-app", str(app))
+    assert (code, err) == (0, "")
+    assert "  entitlement com.apple.security.virtualization\n" in out
+    assert out.count("$ codesign ") == 4
+    assert out.endswith(f"Signed {app}\n")
+    ran = len(codesign.ran)
+    code, out, _ = verb("sign", "--vz-helper-app", str(app))
+    assert code == 0
+    assert "Nothing has changed" in out
+    assert not any("--sign" in line for line in codesign.ran[ran:])
+    _, out, _ = verb("sign", "--vz-helper-app", str(app), "--force")
+    assert "Local Network" in out
+
+
+def test_sign_changes_nothing_in_a_dry_run(verb: Verb, codesign: Codesign, tmp_path: Path) -> None:
+    code, out, _ = verb("sign", "--vz-helper-app", str(tmp_path / "m.app"), "--dry-run", "--hardened")
+    assert code == 0
+    assert "--options runtime" in out
+    assert f"  file {bundle.EXECUTABLE}\n" in out
+    assert not codesign.ran
+    assert not (tmp_path / "m.app").exists()
+
+
+def test_sign_tells_a_grant_that_is_missing(verb: Verb, codesign: Codesign, tmp_path: Path) -> None:
+    code, _, err = verb("sign", "--vz-helper-app", str(tmp_path / "m.app"), "--entitlement", "com.apple.vm.networking")
+    assert code == 2
+    assert "--provisioning-profile FILE" in err
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manager:
+    host = Manager()
+    host.facts = replace(host.facts, home=tmp_path)
+    host.modes[tmp_path / "m.app" / bundle.EXECUTABLE] = (0o100755, 501)
+    monkeypatch.setattr("vzkubelet.host.local.LocalProbe", lambda _: host)
+    for option in config.options():
+        monkeypatch.delenv(option.env or "_", raising=False)
+    for name in ("APISERVER_CERT_LOCATION", "APISERVER_KEY_LOCATION", "KUBECONFIG"):
+        monkeypatch.setenv(name, "/dev/null")
+    for name, value in KEPT_VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    return host
+
+
+def test_install_writes_flags_into_the_job_and_secrets_aside(verb: Verb, manager: Manager, tmp_path: Path) -> None:
+    app = tmp_path / "m.app"
+    arguments = ("--nodename", "mac-1", "--disable-taint", "--vz-helper-app", str(app))
+    code, out, err = verb("install", *arguments, "--cache-dir", str(tmp_path / "cache"))
+    assert (code, err) == (0, "")
+    job = plistlib.loads((tmp_path / f"Library/LaunchAgents/{LABEL}.plist").read_bytes())
+    assert job["ProgramArguments"][:3] == [str(app / bundle.EXECUTABLE), "-m", "vzkubelet"]
+    assert {"--nodename=mac-1", "--disable-taint=true"} <= set(job["ProgramArguments"])
+    file = tmp_path / "Library/Application Support/macos-vz-kubelet/agent.env"
+    assert job["ProgramArguments"][-1] == f"--environment-file={file}"
+    assert config.environment_file.read(file).items() >= KEPT_VARIABLES.items()
+    assert "a b'c" not in out
+    again = config.read(dict(text[2:].split("=", 1) for text in job["ProgramArguments"][3:]))
+    assert (again.node.name, again.node.taints, again.guests.ssh_password) == ("mac-1", (), "a b'c")
+
+
+def test_install_wants_the_signed_app_first(verb: Verb, manager: Manager, tmp_path: Path) -> None:
+    code, _, err = verb("install", "--vz-helper-app", str(tmp_path / "absent.app"))
+    assert code == 2
+    assert "run macos-vz-kubelet sign first" in err
+    assert manager.ran == []
+
+
+def test_install_refuses_root_on_a_mac(verb: Verb, manager: Manager, tmp_path: Path) -> None:
+    manager.facts = replace(manager.facts, uid=0)
+    code, _, err = verb("install", "--vz-helper-app", str(tmp_path / "m.app"))
+    assert code == 2
+    assert "not root" in err
+
+
+def test_install_only_prints(verb: Verb, manager: Manager, tmp_path: Path) -> None:
+    code, out, _ = verb("install", "--print", "--vz-helper-app", str(tmp_path / "absent.app"))
+    assert code == 0
+    assert plistlib.loads(out.encode())["Label"] == LABEL
+    assert manager.ran == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_uninstall_says_what_stays(verb: Verb, manager: Manager, tmp_path: Path) -> None:
+    verb("install", "--vz-helper-app", str(tmp_path / "m.app"), "--cache-dir", str(tmp_path / "cache"))
+    code, out, err = verb("uninstall")
+    assert (code, err) == (0, "")
+    assert f"Images stay in {tmp_path}/cache" in out
+    assert not (tmp_path / f"Library/LaunchAgents/{LABEL}.plist").exists()
+    assert verb("uninstall")[0] == 3
