@@ -102,7 +102,9 @@ def _structure(argument: Any, value: Value, where: str) -> Any:
         if not isinstance(argument, OpaquePointer) or argument.encoding != value.type.encode():
             raise TypeError(f"{where}: wants a pointer of type {value.type}, not {argument!r}")
         return argument
-    raise TypeError(f"{where}: the double does not pass {value.type}")
+    if value.type == "^v" and (argument is None or isinstance(argument, int)):
+        return argument
+    raise TypeError(f"{where}: the double does not pass {argument!r} as {value.type}")
 
 
 def _object(argument: Any, value: Value, where: str) -> Any:

@@ -16,7 +16,7 @@ from .engine import Engine
 from .errors import INVALID_CONFIGURATION
 from .generation import behaviour
 from .host import current_host
-from .objects import Failed, ObjCObject, invalid_argument
+from .objects import Failed, invalid_argument
 from .queues import MAIN_QUEUE, DispatchQueue, unfinished_work, wait_until_idle
 from .validation import validation_faults
 
@@ -56,11 +56,6 @@ class _VirtualMachine:
 
     def canRequestStop(self: Any) -> bool:
         return bool(self._engine.allows("request-stop"))
-
-    def setDelegate_(self: Any, delegate: Any) -> None:
-        if delegate is not None and not isinstance(delegate, ObjCObject):
-            raise TypeError(f"{delegate!r} is no NSObject: its proxy would be gone at once, the delegate is weak")
-        self._values["delegate"] = None if delegate is None else weakref.ref(delegate)
 
     def startWithCompletionHandler_(self: Any, handler: Any) -> None:
         _begin(self, "start")
