@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzkubelet.machines.addresses import ArpEntry, BootpdLease, MacAddress
-from vzkubelet.machines.vz.evidence import CONFIRMATION_S, MAX_PROMPTS, Evidence, Source, Verdict, judge, troubles
+from vzkubelet.machines.vz.evidence import (
+    CONFIRMATION_S,
+    DOUBT_S,
+    MAX_PROMPTS,
+    Evidence,
+    Source,
+    Verdict,
+    judge,
+    troubles,
+)
 
 MINE, OTHER = MacAddress(bytes.fromhex("020000000001")), MacAddress(bytes.fromhex("020000000002"))
 A, B, C = "192.168.64.5", "192.168.64.6", "192.168.64.7"
@@ -94,6 +103,16 @@ def test_a_guest_that_came_back_under_another_identifier_is_where_its_newer_leas
     leases = [lease(A, end=1500), lease(B, None, end=1900)]
     assert judge(evidence(leases=leases, arp=[arp(A), arp(B)])).ip == B
     assert judge(evidence(leases=leases, arp=[arp(B)])).ip == B
+
+
+def test_what_an_earlier_guest_left_is_not_where_a_new_one_with_its_mac_is() -> None:
+    old = evidence(leases=[lease(A)], arp=[arp(A)], current=frozenset())
+    assert judge(old).ip is None
+    assert judge(dataclasses.replace(old, waited_s=DOUBT_S)).ip == A
+    assert judge(dataclasses.replace(old, current=frozenset([A]))).ip == A
+    assert judge(dataclasses.replace(old, told=A)).ip == A
+    new = evidence(leases=[lease(A), lease(B, None)], arp=[arp(A), arp(B)], current=frozenset([B]))
+    assert judge(new).ip == B
 
 
 def test_a_bridged_guest_is_found_by_its_frames_or_by_the_arp_table_of_its_interface() -> None:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzkubelet.machines.addresses import BootpdLease, MacAddress
-from vzkubelet.machines.vz.lease_pool import SHORTER_LEASES, doubly_leased, guest_leases, pool_state, shared_subnet
+from vzkubelet.machines.vz.lease_pool import (
+    SHORTER_LEASES,
+    doubly_leased,
+    guest_leases,
+    issued_since,
+    pool_state,
+    shared_subnet,
+)
 
 NOW = 1000.0
 
@@ -76,3 +83,28 @@ def test_an_address_is_leased_twice_when_two_clients_hold_it(rows: list[tuple[in
     for ip in range(4):
         holders = {client for client, other, end in rows if other == ip and end > NOW}
         assert (f"192.168.64.{ip}" in found) == (len(holders) > 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 4000)), min_size=1, max_size=20), st.integers(60, 90_000))
+def test_leases_of_one_length_are_told_by_when_they_began(rows: list[tuple[int, int]], length: int) -> None:
+    leases = {client: lease(client, f"192.168.64.{client}", began + length) for client, began in rows}
+    began = {one.ip: (one.expires_at or 0) - length for one in leases.values()}
+    written_at = float(max(began.values()))
+    found = issued_since(leases.values(), 2000.0, {one.client_id: one for one in leases.values()}, written_at)
+    assert found == {ip for ip, start in began.items() if start >= 1998}
+
+
+def test_a_lease_that_is_new_or_renewed_or_endless_was_leased_since() -> None:
+    old, renewed, new = (lease(number, f"192.168.64.{number}") for number in range(2, 5))
+    endless = lease(5, "192.168.64.5", None)
+    before = {one.client_id: one for one in (old, lease(3, "192.168.64.3", 1900.0), endless)}
+    found = issued_since([old, renewed, new, endless], 5000.0, before, 1000.0)
+    assert found == {"192.168.64.3", "192.168.64.4", "192.168.64.5"}
+
+
+def test_leases_that_became_shorter_make_no_lease_look_newer() -> None:
+    """For a day after the lease time was set to ten minutes, the longest lease is not the newest."""
+    leases = [lease(2, "192.168.64.2", 86_400.0), lease(3, "192.168.64.3", 1600.0)]
+    before = {one.client_id: one for one in leases}
+    assert issued_since(leases, 990.0, before, 1000.0) == {"192.168.64.2"}
+    assert "192.168.64.3" in issued_since(leases, 990.0, {}, 1000.0)

@@ -142,7 +142,6 @@ async def test_a_full_pool_is_told_after_a_minute_with_its_remedy(host: Host) ->
     assert told.value.reason == "AddressPoolExhausted"
     assert SHORTER_LEASES in told.value.message
     assert 60 <= seconds() - started <= 62
-    assert host.resolvers.pool().is_exhausted
 
 
 async def test_a_guest_with_a_lease_is_waited_for_in_a_full_pool(host: Host) -> None:
@@ -253,11 +252,36 @@ async def test_a_connection_that_opens_too_late_is_closed(host: Host, agent: tup
     assert ours.fileno() == -1
 
 
-async def test_a_look_does_not_wait(host: Host) -> None:
+async def test_a_guest_is_not_sought_where_the_one_before_it_was(host: Host) -> None:
+    """Both had this MAC; the new one identifies itself otherwise and is leased another address."""
+    host.leases.write_text(block("192.168.64.5", end=NOW + 600) + block("192.168.64.6", OTHER, end=NOW + 900))
+    os.utime(host.leases, (NOW, NOW))
+    host.arp.entries.append(ArpEntry("192.168.64.5", MAC, "bridge100"))
+    looking = aio.spawn(host.resolvers.address(Sought(MAC, since=NOW - 1)), name="look")
+    await asyncio.sleep(5)
+    assert not looking.done()
+    duid = "{\n\tip_address=192.168.64.9\n\thw_address=ff,1:2:3\n\tidentifier=ff,1:2:3\n\tlease=0xfffff\n}\n"
+    host.leases.write_text(host.leases.read_text() + duid)
+    host.arp.entries.append(ArpEntry("192.168.64.9", MAC, "bridge100"))
+    assert (await looking).ip == "192.168.64.9"
+
+
+@pytest.mark.parametrize("since", [None, NOW - 3600])
+async def test_a_guest_that_runs_for_long_is_where_it_was(host: Host, since: float | None) -> None:
+    host.leases.write_text(block("192.168.64.5") + block("192.168.64.6", OTHER, end=NOW + 9000))
+    os.utime(host.leases, (NOW, NOW))
+    host.arp.entries.append(ArpEntry("192.168.64.5", MAC, "bridge100"))
     started = seconds()
-    assert await host.resolvers.look(Sought(MAC)) is None
-    host.leases.write_text(block("192.168.64.5"))
-    assert await host.resolvers.look(Sought(MAC)) == ADDRESS
+    assert await host.resolvers.address(Sought(MAC, since=since)) == ADDRESS
+    assert seconds() - started < 1
+
+
+async def test_a_guest_that_was_just_leased_its_address_is_found_at_once(host: Host) -> None:
+    host.leases.write_text(block("192.168.64.6", OTHER, end=NOW + 300) + block("192.168.64.5", end=NOW + 600))
+    os.utime(host.leases, (NOW, NOW))
+    host.arp.entries.append(ArpEntry("192.168.64.5", MAC, "bridge100"))
+    started = seconds()
+    assert await host.resolvers.address(Sought(MAC, since=NOW - 1)) == ADDRESS
     assert seconds() - started < 1
 
 

@@ -17,6 +17,9 @@ from vzkubelet.machines.vz.lease_pool import doubly_leased, end_of, guest_leases
 
 CONFIRMATION_S = 1.0
 """How long a lease waits for the host's ARP table to say who answers there; then it is believed."""
+DOUBT_S = 45.0
+"""How long a guest that has just started is given to ask for an address, before one of an earlier guest with its MAC is
+taken to be its own."""
 MAX_PROMPTS = 16
 
 
@@ -48,6 +51,8 @@ class Evidence:
     waited_s: float = 0.0
     now: float = 0.0
     subnet: ipaddress.IPv4Network | None = None
+    current: frozenset[str] | None = None
+    """Addresses leased since the guest was started; None where that says nothing (bridged, or started long ago)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +74,14 @@ def judge(evidence: Evidence) -> Verdict:
         other = table.other_owner(ip)
         if other is not None:
             refusals.append(_duplicate(evidence, ip, source, other))
-        elif source not in _HEARSAY or table.confirms(ip) or _needs_no_confirmation(evidence, table, ip):
+        elif _is_believed(evidence, table, ip, source):
             return Verdict(ip, source, tuple(refusals))
     return Verdict(refusals=tuple(refusals), prompts=_prompts(evidence, table))
 
 
 _HEARSAY = (Source.LEASE, Source.AGENT)
 """The guest has a say in them: they wait for the ARP table."""
+_REMEMBERED = (Source.LEASE, Source.ARP)
 _VMNET_BRIDGE = "bridge"
 
 
@@ -137,6 +143,14 @@ def _claims(evidence: Evidence, table: _Table) -> list[tuple[str, Source]]:
     for ip, source in claims:
         first.setdefault(ip, source)
     return list(first.items())
+
+
+def _is_believed(evidence: Evidence, table: _Table, ip: str, source: Source) -> bool:
+    # The MAC may have been another guest's: its lease is valid for a day, its ARP entry for twenty minutes.
+    is_old = source in _REMEMBERED and evidence.current is not None and ip not in evidence.current
+    if is_old and evidence.waited_s < DOUBT_S:
+        return False
+    return source not in _HEARSAY or table.confirms(ip) or _needs_no_confirmation(evidence, table, ip)
 
 
 def _needs_no_confirmation(evidence: Evidence, table: _Table, ip: str) -> bool:

@@ -196,7 +196,7 @@ class HelpedMachine(ProcessMachine[VzState]):
             raise Unavailable(f"{self.directory.state_file} is damaged: {state.mac!r} is no MAC address")
         attached = network(self._parts.choices)
         bridge = attached.interface if isinstance(attached, BridgedNetwork) else None
-        sought = Sought(mac, leased=bridge is None, interface=bridge, agent=self._agent)
+        sought = Sought(mac, bridge is None, bridge, self._agent, state.started_at)
         finding = aio.spawn(
             self._parts.resolvers.address(sought), name=f"address of {self.uid}", on_crash=lambda _: None
         )

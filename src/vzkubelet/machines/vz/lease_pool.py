@@ -4,7 +4,7 @@ import datetime
 import ipaddress
 import plistlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vzkubelet.machines.addresses import BootpdLease, MacAddress
@@ -18,6 +18,8 @@ SHORTER_LEASES = (
 )
 """Makes leases last 10 minutes instead of a day, for guests started from then on (tart's FAQ, softnet's own way)."""
 _DEFAULT_ADDRESS, _DEFAULT_MASK = "192.168.64.1", "255.255.255.0"
+_CLOCK_SLACK_S = 2.0
+"""Leases end at whole seconds."""
 _UNUSABLE = 3
 """Network, host and broadcast address of a subnet."""
 
@@ -85,6 +87,27 @@ def end_of(lease: BootpdLease) -> float:
 def guest_leases(leases: Iterable[BootpdLease], mac: MacAddress) -> list[BootpdLease]:
     """The leases of one guest, newest first, ended ones too."""
     return sorted((lease for lease in leases if lease.mac == mac), key=end_of, reverse=True)
+
+
+def issued_since(
+    leases: Iterable[BootpdLease], since: float, before: Mapping[str, BootpdLease], written_at: float | None
+) -> frozenset[str]:
+    """Addresses leased or renewed since a moment: every guest asks for its address again when it boots.
+
+    The file tells when leases end, not when they began. One that differs from what was there `before` (by client) is
+    new; the others are taken to be as long as the one that ends last, which was new when the file was written. A lease
+    without end counts.
+    """
+    leases = list(leases)
+    finite = [end_of(lease) for lease in leases if lease.expires_at is not None]
+    length = max(finite) - written_at if finite and written_at is not None else float("inf")
+    return frozenset(
+        lease.ip
+        for lease in leases
+        if lease.expires_at is None
+        or before.get(lease.client_id) != lease
+        or lease.expires_at - length >= since - _CLOCK_SLACK_S
+    )
 
 
 def doubly_leased(leases: Iterable[BootpdLease], now: float) -> dict[str, list[BootpdLease]]:

@@ -41,6 +41,11 @@ class LeaseFile:
         self._leases: list[BootpdLease] = []
         self._unreadable = False
 
+    @property
+    def written_at(self) -> float | None:
+        """When what was read last was written, in seconds since the epoch; None when there was no file."""
+        return None if self._seen is None else self._seen[2] / 1e9
+
     def read(self) -> list[BootpdLease]:
         """Every lease in the file; none when there is no file. Blocks for as long as reading a small file takes."""
         identity = self._identity()

@@ -11,10 +11,17 @@ from pathlib import Path
 
 from vzkubelet import aio
 from vzkubelet.errors import DeadlineExceeded, Error, Exhausted
-from vzkubelet.machines.addresses import MacAddress, bootptab_reservations
+from vzkubelet.machines.addresses import BootpdLease, MacAddress, bootptab_reservations
 from vzkubelet.machines.vz.evidence import Evidence, Verdict, judge, troubles
 from vzkubelet.machines.vz.guest_agent import AgentCall
-from vzkubelet.machines.vz.lease_pool import BOOTPTAB, VMNET_PLIST, PoolState, guest_leases, pool_state, shared_subnet
+from vzkubelet.machines.vz.lease_pool import (
+    BOOTPTAB,
+    VMNET_PLIST,
+    guest_leases,
+    issued_since,
+    pool_state,
+    shared_subnet,
+)
 from vzkubelet.machines.vz.observation import ArpTable, Capture, LeaseFile, prompt
 from vzkubelet.ports import GuestAddress
 
@@ -25,6 +32,8 @@ PATIENCE_S = 240.0
 """A guest boots, logs in and asks for an address well within it; pods give a boot five minutes."""
 EXHAUSTED_AFTER_S = 60.0
 """A guest that has asked for an address by then, and found the pool full, will not get one soon."""
+_BOOT_S = 180.0
+"""A guest that has run for so long has asked for an address."""
 _PROMPT_S = 1.0
 _AGENT_CALL_S = 1.0
 _AGENT_PAUSE_S = 1.0
@@ -44,6 +53,8 @@ class Sought:
     interface: str | None = None
     """Host interface that it is bridged to: captured on, and the only one whose ARP entries count."""
     agent: AgentConnect | None = None
+    since: float | None = None
+    """When it was started, in seconds since the epoch; what was leased before is another guest's with its MAC."""
 
 
 @dataclass(slots=True)
@@ -52,6 +63,7 @@ class _Hearing:
 
     captured: list[str] = field(default_factory=list)
     told: str | None = None
+    leases_before: dict[str, BootpdLease] | None = None
     prompted_at: float = float("-inf")
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -113,16 +125,6 @@ class Resolvers:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(hearing.news.wait(), POLL_S)
 
-    async def look(self, sought: Sought) -> GuestAddress | None:
-        """What leases and ARP table say now about a guest that was found before."""
-        verdict = judge(await self._evidence(sought, _Hearing(), float("inf")))
-        return None if verdict.ip is None else GuestAddress(verdict.ip, verdict.ip)
-
-    def pool(self) -> PoolState:
-        """How full the shared network is."""
-        leases = self._leases.read()
-        return pool_state(leases, self._subnet(), self._clock.time())
-
     def _subnet(self) -> ipaddress.IPv4Network:
         try:
             return shared_subnet(self._vmnet_plist.read_bytes())
@@ -145,9 +147,10 @@ class Resolvers:
             await aio.cancel(*tasks)
 
     async def _evidence(self, sought: Sought, hearing: _Hearing, waited_s: float) -> Evidence:
+        leases = [*self._reservations.read(), *self._leases.read()] if sought.leased else []
         return Evidence(
             mac=sought.mac,
-            leases=[*self._reservations.read(), *self._leases.read()] if sought.leased else (),
+            leases=leases,
             arp=await self._arp.read(),
             captured=tuple(hearing.captured),
             told=hearing.told,
@@ -155,7 +158,15 @@ class Resolvers:
             waited_s=waited_s,
             now=self._clock.time(),
             subnet=self._subnet() if sought.leased else None,
+            current=self._current(sought, hearing, leases),
         )
+
+    def _current(self, sought: Sought, hearing: _Hearing, leases: list[BootpdLease]) -> frozenset[str] | None:
+        if hearing.leases_before is None:
+            hearing.leases_before = {lease.client_id: lease for lease in leases}
+        if not sought.leased or sought.since is None or self._clock.time() - sought.since > _BOOT_S:
+            return None
+        return issued_since(leases, sought.since, hearing.leases_before, self._leases.written_at)
 
     def _report(self, sought: Sought, verdict: Verdict, reported: set[str]) -> None:
         for refusal in verdict.refusals:
