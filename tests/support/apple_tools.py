@@ -9,6 +9,7 @@ from vzkubelet.host.probe import COMMAND_TIMEOUT_S, Output
 from vzkubelet.host.signing import macho
 from vzkubelet.host.signing.interpreter import Interpreter
 
+BUILD_UUID = bytes(range(16))
 MAC = Path(__file__).parents[1] / "unit/host/hosts/mac"
 
 
@@ -21,7 +22,10 @@ def executable(*libraries: str, rpaths: Sequence[str] = (), fat: bool = False) -
             offset = 24 if command == 0xC else 12
             body = struct.pack("<III", command, offset + len(text), offset).ljust(offset, b"\0") + text
             commands += body
-    thin = struct.pack("<IiiIIIII", 0xFEEDFACF, macho.ARM64, 0, 2, len(libraries) + len(rpaths), len(commands), 0, 0)
+    commands += struct.pack("<II", 0x1B, 24) + BUILD_UUID
+    thin = struct.pack(
+        "<IiiIIIII", 0xFEEDFACF, macho.ARM64, 0, 2, len(libraries) + len(rpaths) + 1, len(commands), 0, 0
+    )
     thin += commands
     if not fat:
         return thin

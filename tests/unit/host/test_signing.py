@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.apple_tools import Codesign, executable, standalone_python
+from tests.support.apple_tools import BUILD_UUID, Codesign, executable, standalone_python
 from vzkubelet.errors import InvalidInput, MachineFault, Unsupported
 from vzkubelet.host.probe import Output
 from vzkubelet.host.signing import bundle, interpreter, macho, profile, sign
@@ -43,6 +43,19 @@ def test_a_universal_executable_without_apple_silicon_is_refused() -> None:
         macho.linkage(data)
 
 
+@pytest.mark.parametrize("fat", [False, True])
+def test_a_copy_has_a_build_uuid_of_its_own(fat: bool) -> None:
+    """TN3179: macOS mixes up the local network grants of programs that share one."""
+    data = executable("/usr/lib/libSystem.B.dylib", fat=fat)
+    copy = macho.with_uuid(data, bundle.IDENTIFIER)
+    assert BUILD_UUID not in copy
+    assert len(copy) == len(data)
+    assert copy == macho.with_uuid(data, bundle.IDENTIFIER), "a grant survives an upgrade"
+    assert copy != macho.with_uuid(data, "org.other")
+    assert macho.linkage(copy) == macho.linkage(data)
+    assert sum(old != new for old, new in zip(data, copy, strict=True)) <= len(BUILD_UUID)
+
+
 @pytest.fixture
 def standalone(tmp_path: Path) -> Interpreter:
     return standalone_python(tmp_path)
@@ -60,7 +73,7 @@ def plan(standalone: Interpreter) -> Plan:
 
 def test_the_library_keeps_its_place_beside_the_executable(plan: Plan, standalone: Interpreter) -> None:
     assert plan.libraries == (Path("Contents/lib/libpython3.12.dylib"),)
-    assert plan.files[bundle.EXECUTABLE] == standalone.executable.read_bytes()
+    assert len(plan.files[bundle.EXECUTABLE]) == len(standalone.executable.read_bytes())
     assert plan.files[Path("Contents/pyvenv.cfg")].startswith(f"home = {standalone.prefix}/bin\n".encode())
     path_file = plan.files[Path("Contents/lib/python3.12/site-packages/macos-vz-kubelet.pth")].decode()
     assert path_file == f"import site; site.addsitedir('{standalone.site_directories[0]}')\n"

@@ -15,7 +15,7 @@ from vzkubelet.files import STAGING_PREFIX, remove_tree
 from vzkubelet.host import property_list
 from vzkubelet.host.apple_system import BRIDGING, entitlements
 from vzkubelet.host.probe import Output, Probe
-from vzkubelet.host.signing import bundle, profile
+from vzkubelet.host.signing import bundle, macho, profile
 from vzkubelet.host.signing.bundle import AD_HOC, Plan, Wishes
 from vzkubelet.host.signing.interpreter import Interpreter, libraries
 
@@ -56,7 +56,8 @@ def make_plan(interpreter: Interpreter, chosen: Wishes) -> Plan:
     """Raises: Unsupported (not a Mac's interpreter, or one that cannot be copied)."""
     executable = interpreter.executable.read_bytes()
     needed = libraries(interpreter.executable, executable)
-    return bundle.plan(interpreter, executable, {library: library.source.read_bytes() for library in needed}, chosen)
+    own = macho.with_uuid(executable, chosen.identifier)
+    return bundle.plan(interpreter, own, {library: library.source.read_bytes() for library in needed}, chosen)
 
 
 def is_current(probe: Probe, app: Path, wanted: Plan) -> bool:
