@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from .host import boot_settings
 from .metadata import ClassFacts, Method, assumed_method, class_facts
 from .objects import CLASSES, ObjCMeta, ObjCObject, Selector, property_functions
 
@@ -40,15 +41,21 @@ def build_classes(framework: str) -> dict[str, ObjCMeta]:
     return {name: CLASSES[name] for name in facts if _build(name, facts) is not None}
 
 
+def _exists(entry: ClassFacts | Method) -> bool:
+    """On this Mac."""
+    settings = boot_settings()
+    return (entry.introduced or (0,)) <= settings.version and (settings.arch == "arm64" or not entry.arm64_only)
+
+
 def _build(name: str, facts: dict[str, ClassFacts]) -> ObjCMeta | None:
     if name in CLASSES:
         return CLASSES[name]
-    if name not in facts or not facts[name].exists:
+    if name not in facts or not _exists(facts[name]):
         return None
     base: type | None = ObjCObject
     if name != "NSObject":
         superclass = facts[name].superclass
-        while superclass in facts and not facts[superclass].exists:  # put between the two later (macOS 14: displays)
+        while superclass in facts and not _exists(facts[superclass]):  # put between the two later (macOS 14: displays)
             superclass = facts[superclass].superclass
         base = _build(superclass, facts)
     if base is None:
@@ -62,7 +69,7 @@ def _members(facts: ClassFacts) -> dict[str, Any]:
     defaults = _default_functions(facts)
     for method in facts.methods:
         function = _function(written.pop(method.python_name, None))
-        if not method.exists or (method.selector in _RUNTIME and facts.name != "NSObject"):
+        if not _exists(method) or (method.selector in _RUNTIME and facts.name != "NSObject"):
             continue
         if function is None:
             function = defaults.get(method.python_name) or _unmodelled(facts.name, method)

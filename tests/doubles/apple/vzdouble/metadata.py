@@ -1,12 +1,10 @@
-"""Apple's SDK metadata, reduced to what exists on this Mac."""
+"""Apple's SDK metadata as objects. The same for every Mac: what exists on one is decided by `generation`."""
 
 import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from .host import boot_settings
 
 RESOURCES = Path(__file__).parents[4] / "resources" / "apple-sdk"
 
@@ -51,10 +49,6 @@ class Method:
     def signature(self) -> bytes:
         return "".join((self.returns.type, "@:", *(argument.type for argument in self.arguments))).encode()
 
-    @property
-    def exists(self) -> bool:
-        return is_available(self.introduced, self.arm64_only)
-
 
 @dataclass(frozen=True, slots=True)
 class Property:
@@ -77,20 +71,11 @@ class ClassFacts:
     methods: tuple[Method, ...]
     properties: tuple[Property, ...]
 
-    @property
-    def exists(self) -> bool:
-        return is_available(self.introduced, self.arm64_only)
-
     def method(self, selector: str, *, is_class: bool) -> Method | None:
         for method in self.methods:
             if method.selector == selector and method.is_class == is_class:
                 return method
         return None
-
-
-def is_available(introduced: tuple[int, ...] | None, arm64_only: bool) -> bool:
-    settings = boot_settings()
-    return (introduced or (0,)) <= settings.version and (settings.arch == "arm64" or not arm64_only)
 
 
 @functools.cache
