@@ -27,15 +27,16 @@ def uninstall(purge: bool) -> None:
     probe = LocalProbe(environment)
     home = environment.get("XDG_CONFIG_HOME")
     where = place.of(probe.facts, Path(home) if home else None)
-    record = install.uninstall(probe, where, click.echo)
-    cache = Path(record.cache_dir)
-    if not purge:
+    installed = install.read_record(where)
+    # Read before the files go: the agent's own driver is to end its machines.
+    settings = config.read(installed.settings(), purpose=config.Purpose.STANDALONE) if purge else None
+    cache = Path(install.uninstall(probe, where, click.echo).cache_dir)
+    if settings is None:
         click.echo(f"Images stay in {cache}. Machines that run go on; macos-vz-kubelet reset ends them.")
         return
     from vzkubelet.daemon import reset
     from vzkubelet.host.service import purge as rest
 
-    settings = config.read({"cache-dir": str(cache)}, purpose=config.Purpose.STANDALONE)
     for what in asyncio.run(reset.run(settings)):
         click.echo(f"removed {what}")
     for path in rest.remove(cache, settings.vz.helper_app, where.directory, where.log):

@@ -121,6 +121,30 @@ def test_install_only_prints(verb: Verb, manager: Manager, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_purging_ends_machines_first_and_removes_images_log_and_app(
+    verb: Verb, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[config.Config] = []
+
+    async def reset(settings: config.Config) -> list[str]:
+        assert (tmp_path / "cache/images").is_dir()
+        assert manager.ran[-1].startswith("launchctl print"), "the agent is stopped before its machines are"
+        ended.append(settings)
+        return ["pod 1"]
+
+    monkeypatch.setattr("vzkubelet.daemon.reset.run", reset)
+    (tmp_path / "m.app/Contents").mkdir(parents=True)
+    (tmp_path / "cache/images").mkdir(parents=True)
+    where = ("--vz-helper-app", str(tmp_path / "m.app"), "--cache-dir", str(tmp_path / "cache"))
+    verb("install", *where, "--machine-driver", "synthetic")
+    code, out, err = verb("uninstall", "--purge")
+    assert (code, err) == (0, "")
+    assert ended[0].machines.driver is config.DriverChoice.SYNTHETIC
+    assert "removed pod 1" in out
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "m.app").exists()
+
+
 def test_uninstall_says_what_stays(verb: Verb, manager: Manager, tmp_path: Path) -> None:
     verb("install", "--vz-helper-app", str(tmp_path / "m.app"), "--cache-dir", str(tmp_path / "cache"))
     code, out, err = verb("uninstall")
