@@ -105,7 +105,6 @@ def _cpu_ns(ticks: str, times: str) -> int:
 
 def _time_ns(text: str) -> int:
     """``MINUTES:SECONDS.HUNDREDTHS`` of ps(1), with hours or days in front where it writes them."""
-    seconds = 0.0
-    for part in text.replace("-", ":").split(":"):
-        seconds = seconds * 60 + float(part)
+    parts = reversed(text.replace("-", ":").split(":"))
+    seconds = sum(float(part) * weight for part, weight in zip(parts, (1, 60, 3600, 86400), strict=False))
     return round(seconds * 1_000_000_000)

@@ -57,9 +57,8 @@ directory() {
 	top=${top%%/*}
 	[ -e "/$top" ] && failed "$1: $reason"
 	why=$(synthetic "$top" 2>&1) && reason=$(as_root mkdir -p "$1" 2>&1) && return
-	failed "$1: the root directory of macOS is read-only and /$top could not be added to it ($reason; $why). Mount the\
- volume below /Users, /opt, /usr/local, /private or /Volumes, or add a line \"$top\" to /etc/synthetic.conf of the\
- image and restart it once"
+	failed "$1: mount the volume below /Users, /opt, /usr/local, /private or /Volumes, or add \"$top\" to\
+ /etc/synthetic.conf of the image and restart it once: macOS keeps / read-only and /$top could not be added ($why)"
 }
 
 # Mounts the share TAG at a directory, as root or, where root is not to be had, as its owner. A mount that this session

@@ -15,8 +15,9 @@ _PERL = "/usr/bin/perl"
 class Place(Enum):
     """Where a switched command runs, which says what sudo has to be helped with: it closes all but 0, 1 and 2."""
 
-    SUPERVISED = "exec 3>report 4<>ready 7>out.p 8>err.p;[ -p in ]&&exec 6<in||exec 6</dev/null;"
-    """In a supervised process's directory: opened once more by name, as root, because the directory is private."""
+    SUPERVISED = "exec 3>report 4<>ready 7>out.p 8>err.p;[ -p in ]&&exec 6<in||exec 6</dev/null;chown %s out.p err.p;"
+    """In a supervised process's directory: opened once more by name, as root, because the directory is private. The
+    process may open its own output again (``/dev/stderr``)."""
     SESSION = ""
     TERMINAL = "exec 3<&0 0<&1;"
     """The script comes as stdin in place of descriptor 3; the terminal is what it writes to."""
@@ -76,7 +77,8 @@ class User:
             case "perl":
                 return f"{self._become(place)} {command}"
             case "sudo":
-                prelude = f"sudo -n -- /bin/sh -c {quote(place.value + _EXEC)} sh"
+                opened = place.value.replace("%s", self.owner)
+                prelude = f"sudo -n -- /bin/sh -c {quote(opened + _EXEC)} sh"
                 return f"{prelude} {self._become(place)} {command}{' <&3' if place is Place.TERMINAL else ''}"
             case _:
                 raise Forbidden(
