@@ -7,7 +7,7 @@ kernel last saw answer (ARP) decides between two guests; it is never overruled.
 
 import datetime
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ from vzkubelet.machines.vz.frames import is_guest_address
 from vzkubelet.machines.vz.lease_pool import doubly_leased, end_of, guest_leases
 
 CONFIRMATION_S = 1.0
-"""How long a lease waits for the host's ARP table to say who answers there; then it is believed."""
+"""How long the host is given to learn who answers at an address; when it knows nothing by then, a lease is believed."""
 DOUBT_S = 45.0
 """How long a guest that has just started is given to ask for an address, before one of an earlier guest with its MAC is
 taken to be its own."""
@@ -37,9 +37,10 @@ class Evidence:
     """What is known at one moment about the guest with `mac`.
 
     `arp` is None where the table cannot be read. `captured` are addresses seen in the guest's own frames, newest last;
-    `told` is what its agent says. `waited_s` counts from the first look. A guest that is bridged to `interface` has ARP
-    entries there only; one that is not is behind vmnet's own bridge or in its `subnet`, and what the ARP table says of
-    its MAC elsewhere was made up by somebody on the local network.
+    `told` is what its agent says. `waited_s` counts from the first look. `asked` are addresses that the host was made
+    to ask for at least `CONFIRMATION_S` before `arp` was read. A guest that is bridged to `interface` has ARP entries
+    there only; one that is not is behind vmnet's own bridge or in its `subnet`, and what the ARP table says of its MAC
+    elsewhere was made up by somebody on the local network.
     """
 
     mac: MacAddress
@@ -51,6 +52,7 @@ class Evidence:
     waited_s: float = 0.0
     now: float = 0.0
     subnet: ipaddress.IPv4Network | None = None
+    asked: Collection[str] = ()
     current: frozenset[str] | None = None
     """Addresses leased since the guest was started; None where that says nothing (bridged, or started long ago)."""
 
@@ -155,7 +157,7 @@ def _is_believed(evidence: Evidence, table: _Table, ip: str, source: Source) -> 
 
 def _needs_no_confirmation(evidence: Evidence, table: _Table, ip: str) -> bool:
     """Without an ARP table there is none to wait for; an entry without an answer says that nobody is there yet."""
-    return evidence.arp is None or (evidence.waited_s >= CONFIRMATION_S and not table.knows(ip))
+    return evidence.arp is None or (ip in evidence.asked and not table.knows(ip))
 
 
 def _prompts(evidence: Evidence, table: _Table) -> tuple[str, ...]:

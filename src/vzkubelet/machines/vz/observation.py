@@ -96,13 +96,18 @@ class ArpTable:
         self._reading = asyncio.Lock()
         self._told = False
 
+    @property
+    def read_at(self) -> float:
+        """When what `read` returned last was read, in the loop's time."""
+        return self._read_at
+
     async def read(self) -> list[ArpEntry] | None:
         """None where the table cannot be read."""
         async with self._reading:
             now = asyncio.get_running_loop().time()
             if now - self._read_at >= _ARP_AGE_S:
                 self._entries = await self._table()
-                self._read_at = asyncio.get_running_loop().time()
+                self._read_at = now  # before: what happened meanwhile may not be in it
             return self._entries
 
     async def _table(self) -> list[ArpEntry] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from vzkubelet import aio
 from vzkubelet.errors import DeadlineExceeded, Error, Exhausted
 from vzkubelet.machines.addresses import BootpdLease, MacAddress, bootptab_reservations
-from vzkubelet.machines.vz.evidence import Evidence, Verdict, judge, troubles
+from vzkubelet.machines.vz.evidence import CONFIRMATION_S, Evidence, Verdict, judge, troubles
 from vzkubelet.machines.vz.guest_agent import AgentCall
 from vzkubelet.machines.vz.lease_pool import (
     BOOTPTAB,
@@ -65,6 +65,7 @@ class _Hearing:
     told: str | None = None
     leases_before: dict[str, BootpdLease] | None = None
     prompted_at: float = float("-inf")
+    first_prompts: dict[str, float] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def captured_at(self, ip: str) -> None:
@@ -147,17 +148,19 @@ class Resolvers:
             await aio.cancel(*tasks)
 
     async def _evidence(self, sought: Sought, hearing: _Hearing, waited_s: float) -> Evidence:
+        table = await self._arp.read()
         leases = [*self._reservations.read(), *self._leases.read()] if sought.leased else []
         return Evidence(
             mac=sought.mac,
             leases=leases,
-            arp=await self._arp.read(),
+            arp=table,
             captured=tuple(hearing.captured),
             told=hearing.told,
             interface=sought.interface,
             waited_s=waited_s,
             now=self._clock.time(),
             subnet=self._subnet() if sought.leased else None,
+            asked=[ip for ip, at in hearing.first_prompts.items() if self._arp.read_at - at >= CONFIRMATION_S],
             current=self._current(sought, hearing, leases),
         )
 
@@ -212,6 +215,7 @@ class Resolvers:
         hearing.prompted_at = now
         subnet = self._subnet()
         for ip in verdict.prompts:
+            hearing.first_prompts.setdefault(ip, now)
             self._prompting(ip, subnet)
 
 
