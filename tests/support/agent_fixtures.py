@@ -86,7 +86,7 @@ def mac(linux_guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield host
         assert host.processes() == []
         assert host.taps() == set()
-    assert host.aborts() == []
+        host.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def node_host(
 
 @pytest.fixture(scope="session")
 def mac_node_host(mac: QemuMac, docker_engine: DockerEngine) -> NodeHost:
-    return NodeHost("vz", docker_engine.host, mac.environment, mac)
+    return NodeHost("vz", docker_engine.host, mac.environment(), mac)
 
 
 @pytest.fixture(scope="session")

@@ -22,33 +22,23 @@ import psutil
 from tests.cluster.bridges import Bridge, create_bridge, delete_bridge
 from tests.cluster.processes import ChildProcess, ComponentFailed, Lifetime, spawn, start_identity, wait_until
 from tests.support import bootpd
+from tests.support.apple_double import MacHost
 from vzkubelet.machines.qemu import dhcp, firewall
 
-DOUBLE = Path(__file__).resolve().parents[1] / "doubles" / "apple"
 BRIDGE_PREFIX = "vzmac"
 _OWNER = "mac of "
 _INTERFACES = Path("/sys/class/net")
 
 
-class QemuMac:
-    """One host of the double in `directory`, which is its ``VZ_DOUBLE_HOST``.
-
-    `firmware` is what emulated guests boot; without it the host has instant guests only, and no network.
-    """
+class QemuMac(MacHost):
+    """A `MacHost` whose guests are real, booted with `firmware`."""
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        firmware: Path | None = None,
-        version: tuple[int, int] = (15, 1),
-        lifetime: Lifetime = Lifetime.WITH_PARENT,
-        **settings: Any,
+        self, directory: Path, *, firmware: Path, lifetime: Lifetime = Lifetime.WITH_PARENT, **settings: Any
     ) -> None:
-        self.directory = directory.absolute()
+        super().__init__(directory.absolute(), **settings)
         self._firmware = firmware
         self._lifetime = lifetime
-        self._settings = {"version": list(version), "arch": "arm64", **settings}
         self._bridge: Bridge | None = None
         self._server: ChildProcess | None = None
 
@@ -61,38 +51,25 @@ class QemuMac:
     ) -> None:
         self.stop()
 
-    @property
-    def leases(self) -> Path:
-        return self.directory / "dhcpd_leases"
-
-    @property
     def environment(self) -> dict[str, str]:
-        """For the agent; the helpers that it starts inherit it."""
-        search = [str(DOUBLE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {
-            "PYTHONPATH": os.pathsep.join(search),
-            "VZ_DOUBLE_HOST": str(self.directory),
-            "VZ_DHCP_LEASES_FILE": str(self.leases),
-        }
+        """For the agent, which hands it on to its helpers."""
+        return super().environment() | {"VZ_DHCP_LEASES_FILE": str(self.leases)}
 
     def start(self) -> None:
         """Raises: ComponentFailed; then nothing is left."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        host = {**self._settings, "guests": "instant"}
         try:
-            if self._firmware is not None:
-                self._start_network()
-                assert self._bridge is not None
-                qemu = {"firmware": str(self._firmware.absolute()), "bridge": self._bridge.name}
-                (self.directory / "qemu.json").write_text(json.dumps(qemu))
-                host["guests"] = "qemu"
-            (self.directory / "host.json").write_text(json.dumps(host, indent=1))
+            bridge = self._start_network()
         except BaseException:
             self.stop()
             raise
+        qemu = {"firmware": str(self._firmware.absolute()), "bridge": bridge.name}
+        (self.directory / "qemu.json").write_text(json.dumps(qemu))
+        self.configure(guests="qemu")
 
     def stop(self) -> None:
-        """Take the network away. The directory stays, for its records."""
+        """End what still runs on this Mac, and take the network away. The directory stays, for its records."""
+        for process in self._processes():
+            process.kill()
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -100,19 +77,16 @@ class QemuMac:
             _remove(self._bridge.name, str(self._bridge.gateway.network))
             self._bridge = None
 
-    def aborts(self) -> list[str]:
-        """What would have aborted a process on a real Mac: a test that leaves any has failed."""
-        with contextlib.suppress(FileNotFoundError):
-            return (self.directory / "aborts.jsonl").read_text().splitlines()
-        return []
-
     def processes(self) -> list[str]:
         """Command lines of every live process of this Mac's: agents, helpers."""
+        return [shlex.join(process.info["cmdline"]) for process in self._processes()]
+
+    def _processes(self) -> list[psutil.Process]:
         found = []
-        for process in psutil.process_iter():
+        for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("VZ_DOUBLE_HOST") == str(self.directory):
-                    found.append(shlex.join(process.cmdline()))
+                    found.append(process)
         return found
 
     def taps(self) -> set[str]:
@@ -121,26 +95,25 @@ class QemuMac:
             return set()
         return {entry.name for entry in (_INTERFACES / self._bridge.name / "brif").iterdir()}
 
-    def _start_network(self) -> None:
+    def _start_network(self) -> Bridge:
         dnsmasq = shutil.which("dnsmasq")
         if os.geteuid() != 0:
             raise ComponentFailed("a Mac's network needs root")
         if dnsmasq is None:
             raise ComponentFailed("dnsmasq is not installed: run `make setup`, or apt-get install dnsmasq-base")
         _sweep()
-        self._bridge = create_bridge(BRIDGE_PREFIX)
-        pid = os.getpid()
-        alias = f"{_OWNER}{pid} {start_identity(pid)} {self._bridge.gateway.network}"
-        subprocess.run(["ip", "link", "set", "dev", self._bridge.name, "alias", alias], check=True)
-        asyncio.run(
-            firewall.open_bridge(shutil.which("iptables"), self._bridge.name, str(self._bridge.gateway.network))
-        )
-        command = [*dhcp.command_line(dnsmasq, self._lease_config(self._bridge)), f"--dhcp-script={self._script()}"]
+        self._bridge = bridge = create_bridge(BRIDGE_PREFIX)
+        subnet, pid = str(bridge.gateway.network), os.getpid()
+        alias = f"{_OWNER}{pid} {start_identity(pid)} {subnet}"
+        subprocess.run(["ip", "link", "set", "dev", bridge.name, "alias", alias], check=True)
+        asyncio.run(firewall.open_bridge(shutil.which("iptables"), bridge.name, subnet))
+        command = [*dhcp.command_line(dnsmasq, self._lease_config(bridge)), f"--dhcp-script={self._script()}"]
         # On a Mac the server's script runs as root too; dnsmasq itself drops to another user otherwise.
         command += ["--user=root", "--group=root"]
         log = self.directory / "bootpd.log"
         self._server = spawn("dhcp server", command, log=log, lifetime=self._lifetime)
         wait_until(lambda: "IP range" in log.read_text(), self._server, what="it serves leases", timeout_s=10)
+        return bridge
 
     def _lease_config(self, bridge: Bridge) -> dhcp.LeaseServerConfig:
         hosts = list(bridge.gateway.network.hosts())
