@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from vzkubelet import config, errors
+from vzkubelet import aio, config, errors
 from vzkubelet.config import Config, DriverChoice
 from vzkubelet.daemon.parts import StateRoot
 from vzkubelet.errors import InvalidInput
@@ -19,7 +19,7 @@ from vzkubelet.host.subject import Acceleration, Cluster, Program, Subject
 from vzkubelet.kube import credentials, kubeconfig, paths
 from vzkubelet.kube.client import Client
 from vzkubelet.kube.reviews import Reviews
-from vzkubelet.machines.qemu import accelerator
+from vzkubelet.machines.qemu import accelerator, bridge
 from vzkubelet.machines.qemu.host import PLATFORMS, host_architecture
 from vzkubelet.model.node import Node
 from vzkubelet.node import identity
@@ -56,6 +56,7 @@ async def subject(given: Mapping[str, str], probe: Probe, *, in_cluster: bool) -
         mistakes=settings.mistakes,
         programs=_programs(settings.config) if qemu else (),
         acceleration=await _acceleration(settings.config, probe) if qemu else None,
+        bridge_obstacle=await aio.run_blocking(_bridge_obstacle, settings.config, probe) if qemu else "",
     )
 
 
@@ -129,6 +130,14 @@ def _programs(settings: Config) -> tuple[Program, ...]:
         Program("ip", "iproute2", "it makes the bridge", required=bridged),
         Program("iptables", "iptables", "guests reach the world through it", required=False),
     )
+
+
+def _bridge_obstacle(settings: Config, probe: Probe) -> str:
+    """Tried as the driver does, with an interface that is gone at once; programs are looked for elsewhere."""
+    ip, dnsmasq = probe.which("ip"), probe.which("dnsmasq")
+    if settings.machines.network is config.GuestNetwork.USER or probe.facts.uid != 0 or ip is None or dnsmasq is None:
+        return ""
+    return bridge.obstacle(str(ip), str(dnsmasq))
 
 
 async def _acceleration(settings: Config, probe: Probe) -> Acceleration | None:

@@ -54,7 +54,7 @@ def guest_network(probe: Probe, subject: Subject) -> Iterator[Finding]:
     if wanted is GuestNetwork.USER:
         yield ok("guest-network", "guests have a user network; pods have no address of their own")
         return
-    obstacle, fix = _bridge_obstacle(probe)
+    obstacle, fix = _bridge_obstacle(probe, subject)
     if not obstacle:
         yield ok("guest-network", "guests and side-cars share a bridge")
     elif wanted is GuestNetwork.BRIDGE:
@@ -68,7 +68,7 @@ def guest_network(probe: Probe, subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _bridge_obstacle(probe: Probe) -> tuple[str, str]:
+def _bridge_obstacle(probe: Probe, subject: Subject) -> tuple[str, str]:
     if probe.facts.uid != 0:
         return "the agent is not root", "sudo macos-vz-kubelet install   # a service of the system"
     if probe.status(_TUN) is None:
@@ -78,7 +78,7 @@ def _bridge_obstacle(probe: Probe) -> tuple[str, str]:
     if absent:
         names = " and ".join(name for name, _ in absent)
         return f"{names} missing", f"sudo apt-get install {' '.join(package for _, package in absent)}"
-    return "", ""
+    return subject.bridge_obstacle, "# in a container: --cap-add NET_ADMIN --device /dev/net/tun"
 
 
 def _installed(probe: Probe, program: Program) -> bool:

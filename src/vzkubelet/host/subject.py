@@ -53,3 +53,5 @@ class Subject:
     """In the configuration; where there are some, `config` has only what could be understood."""
     programs: tuple[Program, ...] = ()
     acceleration: Acceleration | None = None
+    bridge_obstacle: str = ""
+    """Why no tap interface could be made, when that was tried."""

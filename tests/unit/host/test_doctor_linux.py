@@ -90,6 +90,15 @@ def test_a_bridge_that_was_asked_for_must_be_possible() -> None:
     assert only(wrong(host, subject)).severity is Severity.PROBLEM
 
 
+def test_root_without_the_right_to_make_interfaces_is_told() -> None:
+    host, subject = linux()
+    found = only(wrong(host, change(subject, bridge_obstacle="no tap interface can be made")))
+    assert (found.check, found.fix) == (
+        "guest-network",
+        ("# in a container: --cap-add NET_ADMIN --device /dev/net/tun",),
+    )
+
+
 def test_the_user_network_needs_no_bridge() -> None:
     host, subject = linux(guest_network="user")
     host.programs.pop("ip")
