@@ -2,11 +2,15 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vzkubelet import config
 from vzkubelet.cli import flags
+
+if TYPE_CHECKING:
+    from vzkubelet.host.signing.bundle import Plan
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,10 +67,7 @@ def sign(
     for key in chosen.entitlements:
         click.echo(f"  entitlement {key}")
     if dry_run:
-        for place in sorted(plan.files):
-            click.echo(f"  file {place}")
-        for command in signing.commands(app, plan, Path("entitlements.plist")):
-            click.echo(f"$ {signing.shell_text(command)}")
+        _print_plan(app, plan)
         return
     if not force and signing.is_current(probe, app, plan):
         click.echo("Nothing has changed since it was signed, so it is left alone (--force signs it again).")
@@ -77,3 +78,12 @@ def sign(
     if existed:
         click.echo("macOS takes it for a new app: allow it again under Privacy & Security > Local Network when asked.")
         click.echo("Restart the agent to use it: macos-vz-kubelet install")
+
+
+def _print_plan(app: Path, plan: "Plan") -> None:
+    from vzkubelet.host.signing import sign as signing
+
+    for place in sorted(plan.files):
+        click.echo(f"  file {place}")
+    for command in signing.commands(app, plan, Path("entitlements.plist")):
+        click.echo(f"$ {signing.shell_text(command)}")
