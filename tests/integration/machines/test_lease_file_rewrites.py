@@ -49,6 +49,7 @@ def test_a_lease_is_never_pieced_together_of_two_writes(tmp_path: Path, how: str
                 assert (lease.name, lease.expires_at) == (f"g{generation}", float(0xFFFF00 + generation))
                 seen.add(generation)
             assert writer.poll() is None
+            time.sleep(0.0005)
         assert len(seen) > 5
     finally:
         writer.kill()
@@ -65,6 +66,7 @@ def test_the_last_write_is_read_in_the_end(tmp_path: Path) -> None:
             until = time.monotonic() + 1
             while time.monotonic() < until:
                 file.read()
+                time.sleep(0.0005)
         finally:
             writer.kill()
             writer.wait()
