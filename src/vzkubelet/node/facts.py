@@ -12,6 +12,7 @@ import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from xml.parsers.expat import ExpatError
 
 import psutil
 
@@ -173,7 +174,7 @@ def platform_uuid(ioreg: bytes) -> str:
     """IOPlatformUUID of ``ioreg -a``, which prints a property list."""
     try:
         entries = plistlib.loads(ioreg)
-    except (plistlib.InvalidFileException, ValueError):
+    except (plistlib.InvalidFileException, ExpatError, ValueError):  # plistlib lets the XML parser's own through
         return ""
     for entry in entries if isinstance(entries, list) else [entries]:
         if isinstance(entry, dict) and isinstance(entry.get("IOPlatformUUID"), str):
