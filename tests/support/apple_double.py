@@ -24,7 +24,7 @@ VERSIONS = ((13, 5), (14, 4), (15, 1), (26, 0))
 """The host versions that the driver is tested on."""
 
 _MODULES = ("objc", "Foundation", "Virtualization", "dispatch")
-_STATELESS = ("vzdouble.metadata", "vzdouble.description", "vzdouble.backing")
+_STATELESS = ("vzdouble.metadata", "vzdouble.description", "vzdouble.backing", "vzdouble.forking")
 """Kept between tests: the same for every Mac, and slow to read."""
 
 

@@ -2,13 +2,16 @@
 
 import builtins
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import Foundation  # noqa: F401 - the runtime has NSObject from the start
+from vzdouble.aborts import abort
 from vzdouble.callbacks import BadPrototypeError as BadPrototypeError
 from vzdouble.conversion import OpaquePointer
 from vzdouble.conversion import pyobjc_unicode as pyobjc_unicode
+from vzdouble.forking import guard_with
 from vzdouble.objects import CLASSES
 from vzdouble.objects import NULL as NULL
 from vzdouble.objects import NativeSelector as native_selector  # noqa: N813, F401
@@ -23,6 +26,15 @@ from vzdouble.subclassing import protocol_named
 __version__ = "12.2.2"
 nil = None
 YES, NO = True, False
+
+
+def _before_fork() -> None:
+    """A forked child of a process with Objective-C dies; posix_spawn and subprocess without preexec_fn are fine."""
+    if __name__ in sys.modules:  # a test may have purged it
+        abort("fork", "os.fork, or subprocess with preexec_fn, after Objective-C was loaded")
+
+
+guard_with(_before_fork)
 
 
 class nosuchclass_error(error):  # noqa: N801

@@ -4,13 +4,14 @@ An engine belongs to a VZVirtualMachine object and does not keep it alive; when 
 Everything here runs on the VM's queue except what is marked.
 """
 
+import gc
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .backing import Done, Guest, GuestFault
-from .description import GuestDescription
+from .description import GuestDescription, Nic
 from .errors import INTERNAL, INVALID_STATE, INVALID_TRANSITION, RESTORE, SAVE, make_error
 from .faults import NO_FAULT, Fault, take_fault
 from .host import Host
@@ -94,11 +95,12 @@ class Engine:
             if refused_by_host is not None:
                 finish(refused_by_host)
                 return
-        if self.guest is None:
+        guest = self.guest  # another thread may drop the VM meanwhile
+        if guest is None:
             finish(GuestFault(INVALID_STATE))
             return
         try:
-            action(self.guest, finish)
+            action(guest, finish)
         except Exception as exc:  # noqa: BLE001 - a defect of a backing must not hang the test
             finish(GuestFault(INTERNAL, f"the backing failed: {exc!r}"))
 
@@ -141,6 +143,8 @@ class Engine:
         error = None if outcome is None else make_error(outcome)
         told = None if outcome is None else [outcome.domain, outcome.code]
         self.host.log_call(mac=self.mac, operation=operation, error=told)
+        if self.host.settings().on_abort == "abort":
+            gc.collect()  # what nobody holds is gone by now, also what only a cycle held
         handler(error)
 
     # --- the operations one by one -----------------------------------------------------------------------------------
@@ -237,6 +241,8 @@ class Engine:
         if vm is None or device >= len(devices):
             return
         devices[device]._values["attachment"] = None
+        if self.guest is not None:
+            self.guest.network_changed(device, Nic(self.description.nics[device].mac, "none"))
         delegate = vm._values.get("delegate")
         receiver = delegate() if delegate is not None else None
         selector = "virtualMachine:networkDevice:attachmentWasDisconnectedWithError:"

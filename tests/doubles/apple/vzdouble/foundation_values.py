@@ -268,6 +268,7 @@ def add_mapping_methods() -> None:
     data: Any = CLASSES["NSData"]
     type.__setattr__(data, "bytes", lambda self: memoryview(self._data))
     type.__setattr__(data, "tobytes", lambda self: bytes(self._data))
+    type.__setattr__(data, "__buffer__", lambda self, flags: memoryview(self._data))  # Python 3.12 and later
     type.__setattr__(data, "dataWithBytes_length_", classmethod(_data_with_bytes))
 
 
