@@ -134,6 +134,9 @@ class Flow(Expressions):
         branches = [scope.branch()]
         for case in cases:
             branch = scope.branch()
+            for pattern in ast.walk(case.pattern):
+                if isinstance(pattern, ast.MatchValue):
+                    self.evaluate(pattern.value, branch)
             if case.guard is not None:
                 self.condition(case.guard, branch)
                 branch.host = branch.host.both(self.guards.read(case.guard)[0])

@@ -13,6 +13,12 @@ CASES = [
         "by text",
     ),
     Case("unknown-constant", "x = V.VZErrorTooManyMachines  # BREACH", "x = V.VZErrorVirtualMachineLimitExceeded"),
+    Case(
+        "unknown-constant",
+        "def f(code: Any):\n    match code:\n        case V.VZErrorTooMany:  # BREACH\n            return 1",
+        "def f(code: Any):\n    match code:\n        case V.VZErrorSave:\n            return 1",
+        "in a pattern",
+    ),
     Case("unknown-function", "D.dispatch_queue_make()  # BREACH", 'D.dispatch_queue_create(b"a", None)'),
     Case(
         "unknown-selector",
