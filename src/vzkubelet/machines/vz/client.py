@@ -26,6 +26,10 @@ _DESCRIPTORS = 4
 _Decoder = protocol.LineDecoder[protocol.FromHelper]
 
 
+class HelperLost(Unavailable):
+    """Nobody answers, or no longer; told apart from what a helper that lives says is unavailable."""
+
+
 class Client:
     """Made by `connect`. `hello` tells what is on the other side; `end` how the machine ended, once it was told."""
 
@@ -49,7 +53,7 @@ class Client:
     async def connect(cls, path: Path, *, timeout_s: float = CONNECT_S) -> Self:
         """Connect to the helper that serves `path` and hear its hello.
 
-        Raises: Unavailable (nobody there, or it ended meanwhile), DeadlineExceeded, Unsupported (another protocol),
+        Raises: HelperLost (nobody there, or it ended meanwhile), DeadlineExceeded, Unsupported (another protocol),
         RemoteProtocolError.
         """
         what = f"the helper of machine {path.parent.name}"
@@ -67,7 +71,7 @@ class Client:
             raise DeadlineExceeded(f"{what} did not greet within {timeout_s:.0f} s") from exc
         except OSError as exc:
             client.close()
-            raise Unavailable(f"{what} cannot be reached: {exc.strerror or exc}") from exc
+            raise HelperLost(f"{what} cannot be reached: {exc.strerror or exc}") from exc
         except BaseException:
             client.close()
             raise
@@ -81,12 +85,12 @@ class Client:
             )
 
     async def hello(self) -> protocol.Hello:
-        """Raises Unavailable, RemoteProtocolError."""
+        """Raises HelperLost, RemoteProtocolError."""
         return await asyncio.shield(self._greeted)
 
     def close(self) -> None:
-        """Let go; the helper goes on. Who waits for a reply hears Unavailable."""
-        self._lose(Unavailable(f"{self._what}: the connection was closed"))
+        """Let go; the helper goes on. Who waits for a reply hears HelperLost."""
+        self._lose(HelperLost(f"{self._what}: the connection was closed"))
 
     # --- Requests ----------------------------------------------------------------------------------------------------
 
@@ -149,7 +153,7 @@ class Client:
         except TimeoutError as exc:
             raise DeadlineExceeded(f"{self._what} did not answer {name} within {timeout_s:.0f} s") from exc
         except OSError as exc:
-            raise Unavailable(f"{self._what} ended before it could be asked: {exc.strerror or exc}") from exc
+            raise HelperLost(f"{self._what} ended before it could be asked: {exc.strerror or exc}") from exc
         finally:
             self._replies.pop(request.id, None)
         if isinstance(answer, protocol.Failed):
@@ -164,13 +168,13 @@ class Client:
         except BlockingIOError:
             return
         except OSError as exc:
-            self._lose(Unavailable(f"{self._what} was lost: {exc.strerror or exc}"))
+            self._lose(HelperLost(f"{self._what} was lost: {exc.strerror or exc}"))
             return
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         self._descriptors.extend(descriptors)
         if not data:
-            self._lose(Unavailable(f"{self._what} has ended"))
+            self._lose(HelperLost(f"{self._what} has ended"))
             return
         try:
             for message in self._decoder.feed(data):

@@ -13,13 +13,21 @@ from pathlib import Path
 import msgspec
 
 from vzkubelet import aio, files
-from vzkubelet.errors import MACHINE_LIMIT_REASON, Error, Exhausted, MachineFault, Unavailable, clip
+from vzkubelet.errors import (
+    MACHINE_LIMIT_REASON,
+    MAX_FOREIGN_TEXT,
+    Error,
+    Exhausted,
+    MachineFault,
+    Unavailable,
+    clip,
+)
 from vzkubelet.machines.addresses import MacAddress
 from vzkubelet.machines.directory import MachineDirectory, os_fault
 from vzkubelet.machines.process import ProcessRef, boot_id, exit_of, kill, last_words
 from vzkubelet.machines.process_machine import ProcessMachine, ProcessState, to_completion
 from vzkubelet.machines.vz import guest_agent, plan
-from vzkubelet.machines.vz.client import Client, closing
+from vzkubelet.machines.vz.client import Client, HelperLost, closing
 from vzkubelet.machines.vz.launch import HELPER_ROLE, Interpreter, launch_helper
 from vzkubelet.machines.vz.mac_pool import MacPool
 from vzkubelet.machines.vz.plan import BridgedNetwork
@@ -112,14 +120,12 @@ class HelpedMachine(ProcessMachine[VzState]):
         try:
             with closing(await Client.connect(self.directory.helper_socket, timeout_s=_GREETING_S)) as client:
                 await client.start()
-        except Unavailable as exc:
-            if exc.reason != Unavailable.default_reason:
-                raise
+        except HelperLost as exc:
             status = await self._exit(process)
             if status is _STILL_RUNS:
                 raise
             end = self._end_of(process)
-            words = end.fault if end is not None else clip(last_words(self.directory.helper_log))
+            words = end.fault if end is not None else clip(last_words(self.directory.helper_log, MAX_FOREIGN_TEXT))
             raise MachineFault(
                 f"the helper of machine {self.uid} did not start its guest ({_exit_text(status)}): {words}",
                 code=None if end is None else end.code,
@@ -163,7 +169,7 @@ class HelpedMachine(ProcessMachine[VzState]):
             return "the helper of the virtual machine was told to end, as at the end of a login session"
         if process.boot_id != boot_id():
             return "the host was restarted while the machine ran"
-        words = clip(last_words(self.directory.helper_log))
+        words = clip(last_words(self.directory.helper_log, MAX_FOREIGN_TEXT))
         said = f"; its last words: {words}" if words else ""
         return f"the helper process {process.pid} of the virtual machine {_exit_text(exit_status)}{said}"
 
@@ -225,4 +231,6 @@ def _exit_text(status: "int | _StillRuns | None") -> str:
         with contextlib.suppress(ValueError):
             return f"was killed by signal {-status} ({signal.Signals(-status).name})"
         return f"was killed by signal {-status}"
+    if status == 0:
+        return "ended without a word about its guest"
     return f"failed with exit status {status}"
