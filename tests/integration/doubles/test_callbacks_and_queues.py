@@ -241,11 +241,9 @@ def test_interpreter_that_ends_with_callbacks_pending(mac_host, tmp_path):
 
 
 def test_fork_after_objective_c_was_loaded(mac_host):
-    program = (
-        "import objc, subprocess, sys\nsubprocess.run(['true'], check=True)\nsys.stdout.flush()\nimport os\nos.fork()"
-    )
+    program = "import objc, os, subprocess\nsubprocess.run(['true'], check=True)\nprint('alive', flush=True)\nos.fork()"
     ended = subprocess.run(
         [sys.executable, "-c", program], env=mac_host.environment(), capture_output=True, text=True, timeout=60
     )
-    assert ended.returncode == -6, ended.stderr
+    assert (ended.returncode, ended.stdout) == (-6, "alive\n"), ended.stderr
     mac_host.expect_aborts("fork")

@@ -18,6 +18,8 @@ from .leases import take_lease, write_lease
 
 _numbers = itertools.count(1)
 _LEASING = ("nat", "vmnet", "bridged")
+_CONNECTION_RESET = 54
+"""ECONNRESET of macOS."""
 
 
 def open_backing(host: Host) -> "InstantBacking":
@@ -126,7 +128,7 @@ class InstantGuest:
             done(connect_unix(directory, str(port)).detach(), None)
         except OSError as exc:
             text = f"The guest does not listen on port {port}: {exc.strerror}"
-            done(None, GuestFault(104, text, domain="NSPOSIXErrorDomain"))
+            done(None, GuestFault(_CONNECTION_RESET, text, domain="NSPOSIXErrorDomain"))
 
     def listen(self, port: int, accept: Accept | None) -> None:
         if accept is None:
