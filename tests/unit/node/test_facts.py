@@ -21,7 +21,13 @@ def test_the_platform_uuid_is_read_from_a_property_list() -> None:
 
 @pytest.mark.parametrize(
     "output",
-    [b"", b"not a plist", b"<?xml version=\"1.0\"?><plist><dict></plist>", plistlib.dumps([]), plistlib.dumps([{"a": 1}])],
+    [
+        b"",
+        b"not a plist",
+        b'<?xml version="1.0"?><plist><dict></plist>',
+        plistlib.dumps([]),
+        plistlib.dumps([{"a": 1}]),
+    ],
 )
 def test_a_host_that_does_not_tell_its_uuid_has_none(output: bytes) -> None:
     assert facts.platform_uuid(output) == ""
