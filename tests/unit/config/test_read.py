@@ -80,3 +80,11 @@ def test_variables_of_a_file_count_where_the_environment_has_none(
 def test_both_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"(?s)--environment-file: cannot read .*--config: cannot read "):
         config.read({"environment-file": str(tmp_path / "a"), "config": str(tmp_path / "b")})
+
+
+def test_helpers_are_not_told_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VZ_SSH_PASSWORD", "hunter2")
+    monkeypatch.setenv("VZ_SSH_USER", "admin")
+    given = config.helper_environment()
+    assert given["VZ_SSH_USER"] == "admin"
+    assert "hunter2" not in given.values()

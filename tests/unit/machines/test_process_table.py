@@ -3,6 +3,8 @@
 import os
 import struct
 
+import pytest
+
 from vzkubelet.machines import process, process_table
 
 
@@ -39,3 +41,19 @@ def test_the_start_of_a_process_on_a_mac_is_told_to_the_microsecond() -> None:
 
 def test_a_zombie_on_a_mac_has_ended() -> None:
     assert process_table.read_bsdinfo(bsdinfo(5, 1, 0)).ended
+
+
+def test_marks_are_found_in_arguments_where_the_environment_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entitled:
+        def __init__(self, pid: int) -> None:
+            self.pid = pid
+
+        def environ(self) -> dict[str, str]:
+            return {}
+
+        def cmdline(self) -> list[str]:
+            return ["/app/python", "-X", f"{process.OWNER}=/cache/machines/u-1", "-m", "helper"]
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("psutil.Process", Entitled)
+    assert f"{process.OWNER}=/cache/machines/u-1".encode() in process_table.environment(7)
