@@ -178,6 +178,27 @@ def test_crash_of_a_stage_costs_only_that_stage(mac_host: MacHost, tmp_path: Pat
     assert {"api", "queue", "configuration"} <= set(report.ok)
 
 
+def test_intel_mac_fails_with_the_reason(mac_host: MacHost) -> None:
+    mac_host.configure(arch="x86_64")
+    report = self_check.run(interpreter=interpreter(mac_host))
+    (failed,) = [check for check in report.checks if check.state is not State.OK]
+    assert (failed.stage, failed.state) == ("configuration", State.FAILED)
+    assert "Intel" in failed.found
+    assert not report.passed
+
+
+@pytest.mark.parametrize(
+    ("versions", "state"),
+    [
+        ({"pyobjc-core": "12.2.2", "pyobjc-framework-Cocoa": "12.2.2"}, State.OK),
+        ({"pyobjc-core": "13.0", "pyobjc-framework-Cocoa": "12.2.2"}, State.DIFFERENT),
+        ({"pyobjc-core": "11.1", "pyobjc-framework-Cocoa": "11.1"}, State.FAILED),
+    ],
+)
+def test_pyobjc_of_several_releases_is_told(versions: dict[str, str], state: State) -> None:
+    assert [check.state for check in self_check.package_checks(versions)] == [state]
+
+
 def test_report_is_readable_twice(mac_host: MacHost) -> None:
     report = self_check.run(interpreter=interpreter(mac_host))
     document = json.loads(report.json)

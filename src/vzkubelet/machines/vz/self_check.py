@@ -8,10 +8,11 @@ import asyncio
 import importlib.metadata
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,8 @@ _STAGES = (
     self_check_machine.CONFIGURATION_STAGE,
 )
 _STAGE_S = 120.0
+_OLDEST_PYOBJC = (12, 2)
+"""Before it a lock-up of key-value observing and the interpreter lock was open (pyobjc#674)."""
 _PACKAGES = ("pyobjc-core", "pyobjc-framework-Cocoa", "pyobjc-framework-Virtualization", "pyobjc-framework-libdispatch")
 
 
@@ -73,12 +76,35 @@ def _host_facts(interpreter: Interpreter) -> tuple[HostFacts, list[Check]]:
         return HostFacts(signed_app=interpreter.is_signed_app), [answer]
     if answer.host is None:
         raise Unsupported(answer.unsupported or "the frameworks do not answer", reason="UnsupportedHost")
-    return msgspec.structs.replace(answer.host, signed_app=interpreter.is_signed_app), list(answer.checks)
+    return msgspec.structs.replace(answer.host, signed_app=interpreter.is_signed_app), package_checks(
+        answer.host.packages
+    )
+
+
+def package_checks(versions: Mapping[str, str]) -> list[Check]:
+    """PyObjC is released as a whole, and tested as a whole. Pure."""
+    if not versions:
+        return []
+    shown = ", ".join(sorted(set(versions.values())))
+    old = [version for version in versions.values() if _numbers(version) < _OLDEST_PYOBJC]
+    if old:
+        return [Check("host", "PyObjC", State.FAILED, "12.2 or later", shown)]
+    if len(set(versions.values())) > 1:
+        return [Check("host", "PyObjC", State.DIFFERENT, "one version of all its packages", shown)]
+    return [Check("host", "PyObjC", State.OK)]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def _stage(interpreter: Interpreter, stage: str, *arguments: str) -> Sequence[Check]:
     answer = _ask(interpreter, stage, *arguments)
-    return [answer] if isinstance(answer, Check) else answer.checks
+    if isinstance(answer, Check):
+        return [answer]
+    if answer.unsupported:
+        return [Check(stage, "the whole stage", State.FAILED, "", answer.unsupported)]
+    return answer.checks
 
 
 def _ask(interpreter: Interpreter, stage: str, *arguments: str) -> _Answer | Check:
