@@ -183,6 +183,17 @@ def test_lease_and_console_of_an_instant_guest(workshop, mac_host):
     assert mac_host.leases.read_text().count("hw_address=1,2:0:a:0:0:f") == 2
 
 
+def test_guest_without_an_address_when_all_are_leased(workshop, mac_host):
+    mac_host.configure(lease_network="192.168.64.0/30")
+    first, second = workshop.machine(workshop.linux()), workshop.machine(workshop.linux(SECOND, "other.img"))
+    assert workshop.start(first) is None
+    assert workshop.start(second) is None, "bootpd is silent, the guest runs"
+    assert mac_host.leases.read_text().count("ip_address=") == 1
+    workshop.perform(first.stopWithCompletionHandler_)
+    workshop.start(first)
+    assert mac_host.leases.read_text().count("ip_address=192.168.64.2\n") == 1, "a lease is renewed"
+
+
 def test_reported_version_and_interfaces(mac_host):
     mac_host.configure(version=[26, 0], reported_version=[16, 0], interfaces=[{"identifier": "vlan0", "name": "VLAN"}])
     with imported_frameworks(mac_host) as frameworks:

@@ -8,10 +8,11 @@ from typing import Any
 
 from .errors import INVALID_CONFIGURATION, INVALID_DISK_IMAGE
 from .generation import behaviour
-from .host import current_host
+from .host import boot_settings, current_host
 from .objects import Failed, construct, invalid_argument
 
 SECTOR_BYTES = 512
+_ASIF = b"shdw"
 _FOREIGN_FORMATS = {b"QFI\xfb": "QCOW2", b"KDMV": "VMDK", b"koly": "UDIF"}
 _INVALID_ATTACHMENT = "Invalid virtual machine configuration. The storage device attachment is invalid."
 
@@ -48,6 +49,8 @@ def check_disk_image(url: Any, *, read_only: bool) -> None:
         head = os.pread(descriptor, 4, 0)
     finally:
         os.close(descriptor)
+    if head == _ASIF and boot_settings().release >= (26, 0):
+        return
     if not stat.S_ISREG(details.st_mode) or details.st_size == 0 or details.st_size % SECTOR_BYTES:
         raise Failed(INVALID_DISK_IMAGE, reason=f"{path} has {details.st_size} bytes, no whole sectors of 512.")
     if head in _FOREIGN_FORMATS:

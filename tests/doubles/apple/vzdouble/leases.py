@@ -18,12 +18,14 @@ def write_lease(host: Host, mac: str, address: str, name: str = "guest") -> None
         _write(host, [*blocks, _block(host, mac, address, name)])
 
 
-def take_lease(host: Host, mac: str, name: str = "guest") -> str:
-    """The address of `mac`: the one it has, else the first free of the lease network. Raises RuntimeError when full."""
+def take_lease(host: Host, mac: str, name: str = "guest") -> str | None:
+    """The address of `mac`: the one it has, else the first free of the lease network, None when all are taken."""
     with host.locked("leases"):
         blocks = _blocks(host)
         mine = [block for block in blocks if _is_of(block, mac)]
         address = _addresses(mine)[-1] if mine else _free_address(host, _addresses(blocks))
+        if address is None:
+            return None
         _write(host, [block for block in blocks if block not in mine[-1:]] + [_block(host, mac, address, name)])
         return address
 
@@ -33,12 +35,9 @@ def stripped(mac: str) -> str:
     return ":".join(f"{int(octet, 16):x}" for octet in mac.split(":"))
 
 
-def _free_address(host: Host, taken: list[str]) -> str:
+def _free_address(host: Host, taken: list[str]) -> str | None:
     _gateway, *addresses = ipaddress.ip_network(host.settings().lease_network).hosts()
-    for address in addresses:
-        if str(address) not in taken:
-            return str(address)
-    raise RuntimeError(f"no address of {host.settings().lease_network} is free")
+    return next((str(address) for address in addresses if str(address) not in taken), None)
 
 
 def _block(host: Host, mac: str, address: str, name: str) -> str:
