@@ -18,7 +18,7 @@ test: setup ## Run all tests: unit first, then conformance, integration and e2e 
 test-vz: setup ## Run the end-to-end tests with the vz driver, over the double of Apple's frameworks
 	@tools/test_vz $(ARGS)
 
-check: setup ## Formatting, lint, types, import contracts, sizes, lock files
+check: setup ## Formatting, lint, types, import contracts, sizes, lock files, Apple's API
 	@tools/check
 
 image: setup ## Put the Linux guest of the examples into your image cache
