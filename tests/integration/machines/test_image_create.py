@@ -17,10 +17,14 @@ from threading import Thread
 
 import pytest
 
-from tests.support.apple_double import MacHost, hardware_model_data, mac_host, write_restore_image
+from tests.cluster.registry import Registry
+from tests.support.apple_double import VERSIONS, MacHost, hardware_model_data, mac_host, write_restore_image
 from vzkubelet.errors import Exhausted, NotFound, Unavailable
+from vzkubelet.images import Library
 from vzkubelet.machines.vz import bundle
 from vzkubelet.machines.vz.download import download
+from vzkubelet.machines.vz.installation import Installed
+from vzkubelet.machines.vz.restore_image import RestoreImage
 
 __all__ = ["mac_host"]
 
@@ -87,6 +91,57 @@ def test_an_installation_makes_a_bundle_that_can_be_pushed(verb: Verb, ipsw: Pat
     assert {storage["file"] for storage in window["storage"]} == {"disk.img", "aux.img"}
     assert verb.left() == {"machine"}
     assert [call["operation"] for call in verb.mac.calls()] == ["install"]
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: f"macos{version[0]}")
+def test_every_host_version_installs_its_own(tmp_path: Path, version: tuple[int, int]) -> None:
+    mac = MacHost(tmp_path / "mac", version=list(version))
+    write_restore_image(tmp_path / "mac.ipsw", version=".".join(map(str, version)))
+    done = Verb(mac, tmp_path).run("machine", "--ipsw", "mac.ipsw")
+    assert done.returncode == 0, done.stderr
+    mac.check()
+
+
+async def test_a_bundle_is_pushed_with_its_boot_data(registry: Registry, verb: Verb, tmp_path: Path) -> None:
+    made = tmp_path / "bundle"
+    made.mkdir()
+    for name, fill in (("disk.img", b"d"), ("aux.img", b"a")):
+        (made / name).write_bytes(fill * 1_048_576)
+    image = RestoreImage(
+        url="file:///mac.ipsw",
+        version="15.1",
+        build="24B83",
+        supported=True,
+        cpu_min=2,
+        memory_min_bytes=4 * GIB,
+        hardware_model=hardware_model_data(),
+    )
+    bundle.write(made, Installed(image=image, machine_id=b"identifier"))
+    reference = f"{registry.host}/bundles/mac:1"
+    command = [sys.executable, "-m", "vzkubelet", "image", "push", "--bundle", str(made), reference]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "pushing")}
+    done = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    library = Library(tmp_path / "images")
+    try:
+        pulled = await library.pull(reference, ())
+    finally:
+        await library.close()
+    assert (pulled.os, pulled.architecture) == ("darwin", "arm64")
+    assert (pulled.hardware_model, pulled.machine_id) == (hardware_model_data(), b"identifier")
+    assert (pulled.cpu_min, pulled.memory_min_bytes) == (2, 4 * GIB)
+    assert pulled.disk.read_bytes() == (made / "disk.img").read_bytes()
+
+
+def test_a_push_wants_a_bundle_or_files(tmp_path: Path) -> None:
+    def told(*arguments: str) -> str:
+        command = [sys.executable, "-m", "vzkubelet", "image", "push", *arguments, "localhost:1/mac:1"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode != 0
+        return done.stderr
+
+    assert "--bundle" in told("--disk-path", "disk.img")
+    assert "is no bundle" in told("--bundle", str(tmp_path))
 
 
 def test_processors_and_memory_are_never_less_than_the_image_wants(verb: Verb, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from vzkubelet import aio
 from vzkubelet.errors import MachineFault, clip
 from vzkubelet.machines.vz.launch import Interpreter
 from vzkubelet.machines.vz.protocol import Fault
@@ -85,9 +86,10 @@ async def run(
         limit=_MAX_LINE_BYTES,
     )
     assert process.stdin is not None
-    process.stdin.write(msgspec.json.encode(request) + b"\n")
+    words = aio.spawn(_last_words(process), name="errors of the process that installs macOS")
     try:
-        return await _answer(process, advanced)
+        process.stdin.write(msgspec.json.encode(request) + b"\n")
+        return await _answer(process, words, advanced)
     finally:
         process.stdin.close()
         with contextlib.suppress(TimeoutError):
@@ -95,9 +97,21 @@ async def run(
         if process.returncode is None:
             process.kill()
             await process.wait()
+        await aio.cancel(words)
 
 
-async def _answer(process: asyncio.subprocess.Process, advanced: Callable[[float], None]) -> Described | Installed:
+async def _last_words(process: asyncio.subprocess.Process) -> str:
+    """The end of what it writes to stderr, all of which has to be read or it would stop."""
+    assert process.stderr is not None
+    tail = b""
+    while data := await process.stderr.read(65536):
+        tail = (tail + data)[-1000:]
+    return clip(tail.decode(errors="replace")) or "silence"
+
+
+async def _answer(
+    process: asyncio.subprocess.Process, words: "asyncio.Task[str]", advanced: Callable[[float], None]
+) -> Described | Installed:
     assert process.stdout is not None
     async for line in process.stdout:
         match _ANSWER.decode(line):
@@ -107,8 +121,5 @@ async def _answer(process: asyncio.subprocess.Process, advanced: Callable[[float
                 raise failed.fault.error()
             case Described() | Installed() as answer:
                 return answer
-    assert process.stderr is not None
-    words = clip((await process.stderr.read())[-1000:].decode(errors="replace"))
-    raise MachineFault(
-        f"the process that installs macOS ended with status {await process.wait()} and no answer: {words or 'silence'}"
-    )
+    status = await process.wait()
+    raise MachineFault(f"the process that installs macOS ended with status {status} and no answer: {await words}")
