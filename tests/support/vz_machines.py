@@ -1,6 +1,7 @@
 """Machines of the vz helper for tests: their directories and plans, and helpers that run on a double's Mac."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tests.support.apple_double import MacHost, hardware_model_data, machine_identifier_data
+from vzkubelet.errors import Unavailable
 from vzkubelet.machines.directory import MachineDirectory
 from vzkubelet.machines.vz import plan as plans
 from vzkubelet.machines.vz.client import Client
@@ -73,10 +75,11 @@ class RunningHelper:
     async def client(self) -> Client:
         """Raises AssertionError when the helper ended instead of serving."""
         async with asyncio.timeout(_EXIT_S):
-            while not self.directory.helper_socket.exists():
+            while True:
                 assert self.process.poll() is None, self.log()
+                with contextlib.suppress(Unavailable):  # not there yet, or left by an earlier helper
+                    return await Client.connect(self.directory.helper_socket)
                 await asyncio.sleep(0.01)
-            return await Client.connect(self.directory.helper_socket)
 
     async def exit(self) -> int:
         """The exit status. Raises TimeoutError."""

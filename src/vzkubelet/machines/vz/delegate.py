@@ -36,6 +36,14 @@ def _report(method: str, report: Callable[[], None]) -> None:
         _log.exception("%s of a virtual machine's delegate failed", method)
 
 
+def _told(error: Any) -> AppleError:
+    """The error as ours; one that cannot be read must not hide that the machine has stopped."""
+    try:
+        return apple.apple_error(error)
+    except BaseException as exc:  # noqa: BLE001 - see above
+        return AppleError(apple.VZ_ERROR_DOMAIN, 1, f"the framework's error cannot be read: {exc!r}")
+
+
 @functools.cache
 def _delegate_class(frameworks: Frameworks) -> Any:
     """Defined at most once: names of Objective-C classes belong to the process."""
@@ -50,14 +58,14 @@ def _delegate_class(frameworks: Frameworks) -> Any:
             _report("guestDidStop", self.observer.guest_stopped)
 
         def virtualMachine_didStopWithError_(self, _machine: Any, error: Any) -> None:  # noqa: N802
-            _report("didStopWithError", lambda: self.observer.stopped_with_error(apple.apple_error(error)))
+            _report("didStopWithError", lambda: self.observer.stopped_with_error(_told(error)))
 
         def virtualMachine_networkDevice_attachmentWasDisconnectedWithError_(  # noqa: N802
             self, _machine: Any, _device: Any, error: Any
         ) -> None:
             _report(
                 "attachmentWasDisconnected",
-                lambda: self.observer.network_disconnected(apple.apple_error(error)),
+                lambda: self.observer.network_disconnected(_told(error)),
             )
 
     return VZKubeletMachineDelegate

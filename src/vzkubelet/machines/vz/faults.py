@@ -187,6 +187,9 @@ _FILE_FORBIDDEN = Rule(
     "the user of the agent may not open a file: check owner and mode with `ls -le`, and give the agent Full Disk "
     "Access in System Settings > Privacy & Security when it is on an external volume",
 )
+_NOBODY_LISTENS = Rule(
+    Unavailable, "VsockRefused", "nothing in the guest listens on that port (yet), or the guest is down"
+)
 _UNKNOWN = Rule(MachineFault, "VirtualMachineError", f"{_LOGS}; {_DOCTOR}")
 
 _RUNNING: dict[int, Rule] = {
@@ -267,16 +270,14 @@ def _by_situation(error: AppleError, situation: Situation) -> Rule | None:
             return Rule(MachineFault, "StartFailed", f"often the keychain is the cause: {_KEYCHAIN}; {_LOGS}")
     if situation.operation is Operation.RUN:
         return _RUNNING.get(error.code)
-    if situation.operation is Operation.VSOCK and error.code not in (3, 4):
-        return Rule(
-            Unavailable, "VsockRefused", "nothing in the guest listens on that port (yet), or the guest is down"
-        )
     return None
 
 
 def _rule(error: AppleError, situation: Situation) -> Rule:
     if (rule := _by_text(error, situation)) is not None:
         return rule
+    if situation.operation is Operation.VSOCK and not (error.domain == VZ_ERROR_DOMAIN and error.code in (3, 4)):
+        return _NOBODY_LISTENS
     if error.domain != VZ_ERROR_DOMAIN:
         return _rule_of_domain(error)
     return _by_situation(error, situation) or _RULES.get(error.code, _UNKNOWN)

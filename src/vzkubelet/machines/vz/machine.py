@@ -124,7 +124,12 @@ class VirtualMachine:
         return _STATES.get(int(self._vm.state()), VMState.ERROR)
 
     def _tell_state(self) -> None:
-        state = self._read_state()
+        """Raises nothing: it is called in the midst of the framework's callbacks."""
+        try:
+            state = self._read_state()
+        except BaseException:  # noqa: BLE001 - what leaves a callback ends the process
+            _log.exception("the state of the virtual machine cannot be read")
+            return
         if state is not self._told:
             self._told = state
             self._queue.mailbox.post(self._listener.state_changed, state)
@@ -155,15 +160,17 @@ class VirtualMachine:
 
     async def _operate(self, operation: Operation, call: Callable[[ErrorHandler], None]) -> None:
         def begin(handler: ErrorHandler) -> None:
-            call(handler)
+            def finished(error: Any) -> None:
+                self._tell_state()  # also when nobody waits for the handler any more
+                handler(error)
+
+            call(finished)
             self._tell_state()
 
         try:
             await self._queue.completed(begin, operation, TIMEOUTS_S[operation])
         except AppleError as exc:
             raise self._translated(exc, operation) from exc
-        finally:
-            self._queue.post(self._tell_state)
 
     async def state(self) -> VMState:
         """Raises DeadlineExceeded."""

@@ -141,8 +141,7 @@ class Engine:
 
     def _complete(self, operation: str, handler: Handler, outcome: GuestFault | Fault | None) -> None:
         error = None if outcome is None else make_error(outcome)
-        told = None if outcome is None else [outcome.domain, outcome.code]
-        self.host.log_call(mac=self.mac, operation=operation, error=told)
+        self._log(operation, outcome)
         if self.host.settings().on_abort == "abort":
             gc.collect()  # what nobody holds is gone by now, also what only a cycle held
         handler(error)
@@ -193,7 +192,7 @@ class Engine:
         if fault is not NO_FAULT and fault.never:
             return None
         outcome = self.guest.request_stop()
-        self.host.log_call(mac=self.mac, operation="request-stop", error=None if outcome is None else outcome.code)
+        self._log("request-stop", outcome)
         return outcome
 
     # --- the guest ---------------------------------------------------------------------------------------------------
@@ -228,7 +227,7 @@ class Engine:
         self._close_guest()
         delegate = vm._values.get("delegate")
         receiver = delegate() if delegate is not None else None
-        self.host.log_call(mac=self.mac, operation="guest-stopped", error=None if fault is None else fault.code)
+        self._log("guest-stopped", fault)
         if receiver is None:
             return
         if fault is None:
@@ -248,6 +247,10 @@ class Engine:
         selector = "virtualMachine:networkDevice:attachmentWasDisconnectedWithError:"
         if receiver is not None:
             send(receiver, selector, vm, devices[device], make_error(fault))
+
+    def _log(self, operation: str, outcome: GuestFault | Fault | None) -> None:
+        told = None if outcome is None else [outcome.domain, outcome.code]
+        self.host.log_call(mac=self.mac, operation=operation, error=told)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
