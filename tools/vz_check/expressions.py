@@ -448,6 +448,7 @@ class Expressions:
 
     def _lambda(self, node: ast.Lambda, scope: Scope) -> Type:
         inner = scope.branch()
+        inner.function = None  # it runs when and where somebody calls it
         for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
             inner.names[argument.arg] = UNKNOWN
         self._lambda_returns[node] = self.evaluate(node.body, inner)

@@ -36,6 +36,7 @@ RULES = {
     "nil-for-nonnull": "a parameter that is not nullable got None",
     "number-conversion": "PyObjC truncates floats and wraps negative numbers silently",
     "objc-init": "Objective-C never calls `__init__`",
+    "off-queue": "a virtual machine, its devices and its installer belong to the machine's queue",
     "property-assigned": "Objective-C properties are set by their setter",
     "property-not-called": "a getter that is not called is a selector object, which is true and equals nothing",
     "protocol-unknown": "an unknown protocol is None at run time",

@@ -11,6 +11,11 @@ from .catalog import Catalog, Method, Version, nearest, python_name
 from .scope import Scope, Send
 from .types import Form, Type
 
+_ON_QUEUE = (
+    "VZVirtualMachine", "VZMacOSInstaller", "VZConsoleDevice", "VZDirectorySharingDevice", "VZGraphicsDevice",
+    "VZMemoryBalloonDevice", "VZNetworkDevice", "VZSocketDevice", "VZUSBController", "VZVirtioSocketListener",
+)  # fmt: skip
+
 Report = Callable[[ast.AST, str, str, str], None]
 """Node, rule, text, what to write instead."""
 
@@ -73,7 +78,21 @@ class Messages:
             return method
         self._availability(send.node, method.label, method.introduced, method.arm64_only, send.scope)
         self._common(send, method)
+        self._queue(send, method)
         return method
+
+    def _queue(self, send: Send, method: Method) -> None:
+        """The body of a coroutine function runs in the event loop; of any other, nobody here knows where."""
+        function = send.scope.function
+        if (
+            send.receiver.form is Form.INSTANCE
+            and any(self._catalog.is_kind_of(send.receiver.name, name) for name in _ON_QUEUE)
+            and method.selector != "queue"
+            and function is not None
+            and isinstance(function.node, ast.AsyncFunctionDef)
+        ):
+            text = f"{method.label} is sent from the event loop"
+            self._report(send.node, "off-queue", text, "await queue.run(lambda: …)")
 
     def _unknown_receiver(self, send: Send) -> Method | None:
         candidates = self._catalog.named(send.attribute)

@@ -11,6 +11,15 @@ class ProductDelegate(F.NSObject, protocols=PROTOCOLS):
 
 CASES = [
     Case(
+        "off-queue",
+        "async def f(cfg: Any, run: Any):\n"
+        "    vm = V.VZVirtualMachine.alloc().initWithConfiguration_(cfg)\n"
+        "    return vm.canStart()  # BREACH",
+        "async def f(cfg: Any, run: Any):\n"
+        "    vm = V.VZVirtualMachine.alloc().initWithConfiguration_(cfg)\n"
+        "    return await run(lambda: vm.canStart())",
+    ),
+    Case(
         "handler-none",
         "def f(vm: Any):\n    vm.startWithCompletionHandler_(None)  # BREACH",
         "def f(vm: Any):\n    def done(error):\n        pass\n    vm.startWithCompletionHandler_(done)",
