@@ -161,8 +161,11 @@ class VirtualMachine:
     async def _operate(self, operation: Operation, call: Callable[[ErrorHandler], None]) -> None:
         def begin(handler: ErrorHandler) -> None:
             def finished(error: Any) -> None:
-                self._tell_state()  # also when nobody waits for the handler any more
-                handler(error)
+                try:
+                    self._tell_state()  # also when nobody waits for the handler any more
+                    handler(error)
+                except BaseException:  # noqa: BLE001 - what leaves a callback ends the process
+                    _log.exception("the handler of an operation failed")
 
             call(finished)
             self._tell_state()
