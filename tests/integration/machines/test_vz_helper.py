@@ -147,6 +147,14 @@ async def test_a_guest_that_crashes_leaves_its_reason(mac: MacHost, running: Run
     assert client.end == end
 
 
+async def test_a_guest_that_fills_the_hosts_disk_says_so(mac: MacHost, running: RunningHelper) -> None:
+    await told(mac, "crash 8")
+    assert await running.exit() == ENDED
+    end = end_of(running.directory)
+    assert (end.code, end.reason) == (8, "DiskFull")
+    assert "`df -h`" in end.fault
+
+
 async def test_a_client_sees_pause_resume_save_and_restore(
     mac: MacHost,
     directory: MachineDirectory,
@@ -554,7 +562,11 @@ async def test_an_identifier_in_use_refuses_the_second_machine(mac: MacHost, tmp
         client.close()
 
 
-@pytest.mark.parametrize("content", [None, b"{", b'{"boot": {"type": "windows"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"{", b'{"boot": {"type": "windows"}}', plans.encode(macos_plan(version=plans.PLAN_VERSION + 1))],
+    ids=["none", "cut", "unknown", "newer"],
+)
 async def test_a_plan_that_cannot_be_read_is_told_in_the_end(
     mac: MacHost,
     directory: MachineDirectory,

@@ -81,9 +81,15 @@ def read_plan(directory: MachineDirectory) -> tuple[MachinePlan, str]:
     except OSError as exc:
         raise os_fault(exc, f"cannot read {directory.plan}") from exc
     try:
-        return plan.decode(data), plan.digest(data)
+        what = plan.decode(data)
     except msgspec.DecodeError as exc:
         raise InvalidInput(f"{directory.plan} is no plan of a machine: {exc}; delete the pod") from exc
+    if what.version != plan.PLAN_VERSION:
+        raise InvalidInput(
+            f"{directory.plan} is of version {what.version} and this helper reads version {plan.PLAN_VERSION}: the "
+            "agent was updated meanwhile; restart it"
+        )
+    return what, plan.digest(data)
 
 
 def _listener(directory: MachineDirectory, descriptor: int | None) -> socket.socket:
