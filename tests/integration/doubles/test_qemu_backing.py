@@ -35,6 +35,8 @@ from vzkubelet.machines.addresses import MacAddress, macos_leases
 
 MAC = "02:00:00:0a:0b:0c"
 PATIENCE_S = 60.0
+SAVE_FAILED = 11
+"""VZErrorSave"""
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,11 @@ def test_shares_read_only_and_by_name(mac: QemuMac, description: GuestDescriptio
     )
     assert found == ["0", "from the host", "1", "from the guest"]
     assert (tmp_path / "b" / "answer").read_text() == "from the guest\n"
+    assert done(guest.pause) is None
+    refused = done(guest.save, tmp_path / "state")
+    assert refused is not None
+    assert refused.code == SAVE_FAILED, "a share has no state to save"
+    assert not (tmp_path / "state").exists()
     assert done(guest.stop) is None
 
 
