@@ -1,9 +1,10 @@
-"""Foundation's objects with a life of their own: file handles, pipes, progress, the process, run loops."""
+"""Foundation's objects with a life of their own: file handles, pipes, progress, the process, dates and run loops."""
 
 import contextlib
 import os
 import socket
 import threading
+import time
 import weakref
 from typing import Any, NamedTuple
 
@@ -208,6 +209,29 @@ class _ProcessInfo:
 
     def hostName(self: Any) -> str:
         return socket.gethostname()
+
+
+@behaviour("NSDate")
+class _Date:
+    _at: float = 0.0
+
+    @classmethod
+    def date(cls: Any) -> Any:
+        return construct("NSDate", _at=time.time())
+
+    @classmethod
+    def dateWithTimeIntervalSinceNow_(cls: Any, seconds: float) -> Any:
+        return construct("NSDate", _at=time.time() + seconds)
+
+    @classmethod
+    def distantFuture(cls: Any) -> Any:
+        return construct("NSDate", _at=64092211200.0)
+
+    def timeIntervalSinceNow(self: Any) -> float:
+        return float(self._at - time.time())
+
+    def timeIntervalSince1970(self: Any) -> float:
+        return float(self._at)
 
 
 @behaviour("NSRunLoop")

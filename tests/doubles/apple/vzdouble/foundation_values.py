@@ -1,7 +1,6 @@
 """Foundation's values: NSObject, data, collections, URLs, errors."""
 
 import os
-import time
 import urllib.parse
 import weakref
 from collections.abc import Iterator
@@ -387,26 +386,3 @@ class _Error:
     def __str__(self: Any) -> str:
         text = self._info.get("NSLocalizedDescription", "")
         return f'Error Domain={self._domain} Code={self._code} "{text}"'
-
-
-@behaviour("NSDate")
-class _Date:
-    _at: float = 0.0
-
-    @classmethod
-    def date(cls: Any) -> Any:
-        return construct("NSDate", _at=time.time())
-
-    @classmethod
-    def dateWithTimeIntervalSinceNow_(cls: Any, seconds: float) -> Any:
-        return construct("NSDate", _at=time.time() + seconds)
-
-    @classmethod
-    def distantFuture(cls: Any) -> Any:
-        return construct("NSDate", _at=64092211200.0)
-
-    def timeIntervalSinceNow(self: Any) -> float:
-        return float(self._at - time.time())
-
-    def timeIntervalSince1970(self: Any) -> float:
-        return float(self._at)

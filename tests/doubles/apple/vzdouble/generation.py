@@ -72,7 +72,8 @@ def _members(facts: ClassFacts) -> dict[str, Any]:
         if not _exists(method) or (method.selector in _RUNTIME and facts.name != "NSObject"):
             continue
         if function is None:
-            function = defaults.get(method.python_name) or _unmodelled(facts.name, method)
+            default = None if method.is_class else defaults.get(method.python_name)
+            function = default or _unmodelled(facts.name, method)
         members[method.python_name] = Selector(method, function)
     for name, value in written.items():
         if name.startswith("_"):
@@ -99,7 +100,7 @@ def _default_functions(facts: ClassFacts) -> dict[str, Callable[..., Any]]:
 
 
 def _unmodelled(class_name: str, method: Method) -> Callable[..., Any]:
-    def refuse(*_: Any) -> Any:
+    def unmodelled(*_: Any) -> Any:
         raise NotImplementedError(f"the double has no behaviour for {class_name} {method.selector}")
 
-    return refuse
+    return unmodelled

@@ -117,6 +117,10 @@ class _UnixSocketCaching:
             raise Failed(INVALID_CONFIGURATION, f"Invalid path: {path!r}")
         self._values["path"] = path
 
+    @classmethod
+    def maximumPathLength(cls: Any) -> int:
+        return _LONGEST_NAME_BYTES
+
 
 @behaviour("VZLinuxRosettaAbstractSocketCachingOptions")
 class _AbstractSocketCaching:
@@ -124,6 +128,10 @@ class _AbstractSocketCaching:
         if not name or len(name.encode()) > _LONGEST_NAME_BYTES:
             raise Failed(INVALID_CONFIGURATION, f"Invalid name: {name!r}")
         self._values["name"] = name
+
+    @classmethod
+    def maximumNameLength(cls: Any) -> int:
+        return _LONGEST_NAME_BYTES
 
 
 def describe_share(tag: str, share: Any) -> Share:
