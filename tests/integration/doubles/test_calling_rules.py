@@ -209,7 +209,7 @@ def test_url_is_no_path(workshop):
     assert str(url) != url.path()
     assert url.path() == str(workshop.directory / "a disk")
     assert workshop.foundation.NSURL.URLWithString_("a disk") is None
-    assert workshop.foundation.NSURL.URLWithString_("/tmp/disk").isFileURL() is False
+    assert workshop.foundation.NSURL.URLWithString_("/disk.img").isFileURL() is False
 
 
 def test_class_method_on_an_instance(workshop):
