@@ -62,7 +62,7 @@ class Operation(StrEnum):
     """No call of ours: the guest was running."""
     SHARE = "change a share of"
     BALLOON = "set the memory target of"
-    NETWORK = "connect the network of"
+    NETWORK = "keep up the network of"
     VSOCK = "connect by vsock to"
     INSTALL = "install macOS in"
     LOAD_RESTORE_IMAGE = "load the restore image for"
