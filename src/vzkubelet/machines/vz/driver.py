@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vzkubelet.config.settings import VzSettings
@@ -18,6 +18,7 @@ from vzkubelet.machines.vz.capabilities import Capabilities
 from vzkubelet.machines.vz.helped_machine import HelpedMachine, VzParts, VzState
 from vzkubelet.machines.vz.launch import Interpreter
 from vzkubelet.machines.vz.mac_pool import MacPool
+from vzkubelet.machines.vz.plan import Waits
 from vzkubelet.machines.vz.planning import Choices, check_image
 from vzkubelet.machines.vz.resolvers import Resolvers
 from vzkubelet.machines.vz.slots import MACOS_SLOTS, GuestKind, Slots
@@ -37,6 +38,7 @@ class VzSetup:
     host_directory: Path
     """Shared with every other agent of this host."""
     environment: Mapping[str, str]
+    waits: Waits = field(default_factory=Waits)
 
 
 class VzDriver(ProcessDriver[HelpedMachine]):
@@ -63,7 +65,7 @@ class VzDriver(ProcessDriver[HelpedMachine]):
             )
         parts = VzParts(
             Interpreter.find(settings.helper_app, setup.environment),
-            Choices(settings, setup.bridge_interface, host_directory),
+            Choices(settings, setup.bridge_interface, host_directory, setup.waits),
             Slots(host_directory),
             MacPool(host_directory),
             Resolvers(settings.dhcp_leases_file),

@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 
 _GREETING_S = 60.0
 """From exec to the helper's first word; a busy host needs seconds to load the frameworks."""
-_STOP_S = 15.0
-"""How long a helper has to stop its guest before it is killed, which ends the guest as well."""
+_ANSWER_S = 10.0
+"""How much longer than for the framework a helper is waited for."""
 _EXIT_S = 5.0
 
 
@@ -97,7 +97,7 @@ class HelpedMachine(ProcessMachine[VzState]):
             self.directory.end.unlink(missing_ok=True)
             files.write_atomic(self.directory.plan, encoded)
             process = launch_helper(self._parts.interpreter, self.directory, [slot.descriptor])
-            await self._start_guest(process)
+            await self._start_guest(process, self._parts.choices.waits.start_s + _ANSWER_S)
             state = VzState(
                 phase=MachinePhase.RUNNING, started_at=started_at, process=process, mac=str(mac), slot=slot.index
             )
@@ -115,11 +115,11 @@ class HelpedMachine(ProcessMachine[VzState]):
             await kill([process])
         await aio.run_blocking(self.directory.write_state, before)
 
-    async def _start_guest(self, process: ProcessRef) -> None:
+    async def _start_guest(self, process: ProcessRef, timeout_s: float) -> None:
         """Raises what the helper says; MachineFault with its last words when it ends without an answer."""
         try:
             with closing(await Client.connect(self.directory.helper_socket, timeout_s=_GREETING_S)) as client:
-                await client.start()
+                await client.start(timeout_s=timeout_s)
         except HelperLost as exc:
             status = await self._exit(process)
             if status is _STILL_RUNS:
@@ -177,7 +177,7 @@ class HelpedMachine(ProcessMachine[VzState]):
         """A guest that is stopped by the framework gives its slot back; one whose process is shot may not."""
         try:
             with closing(await Client.connect(self.directory.helper_socket)) as client:
-                await client.kill(timeout_s=_STOP_S)
+                await client.kill(timeout_s=self._parts.choices.waits.stop_s + _ANSWER_S)
             async with asyncio.timeout(_EXIT_S):
                 await exit_of(process)
         except (Error, TimeoutError) as exc:

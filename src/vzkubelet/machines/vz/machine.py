@@ -158,7 +158,9 @@ class VirtualMachine:
         except AppleError as exc:
             raise self._translated(exc, operation) from exc
 
-    async def _operate(self, operation: Operation, call: Callable[[ErrorHandler], None]) -> None:
+    async def _operate(
+        self, operation: Operation, call: Callable[[ErrorHandler], None], timeout_s: float | None = None
+    ) -> None:
         def begin(handler: ErrorHandler) -> None:
             def finished(error: Any) -> None:
                 try:
@@ -171,7 +173,7 @@ class VirtualMachine:
             self._tell_state()
 
         try:
-            await self._queue.completed(begin, operation, TIMEOUTS_S[operation])
+            await self._queue.completed(begin, operation, timeout_s or TIMEOUTS_S[operation])
         except AppleError as exc:
             raise self._translated(exc, operation) from exc
 
@@ -180,8 +182,8 @@ class VirtualMachine:
         state: VMState = await self._on_queue(self._read_state, Operation.QUERY)
         return state
 
-    async def start(self, *, recovery: bool = False) -> None:
-        """Returns when the guest runs, or ran: it may have powered off already.
+    async def start(self, *, recovery: bool = False, timeout_s: float | None = None) -> None:
+        """Returns when the guest runs, or ran: it may have powered off already. `timeout_s`: else that of `TIMEOUTS_S`.
 
         Raises Exhausted (limit of macOS guests, disk full), Forbidden, MachineFault, Conflict, DeadlineExceeded.
         """
@@ -196,7 +198,7 @@ class VirtualMachine:
 
         if recovery and not self._situation.is_macos_guest:
             raise InvalidInput("only macOS guests have a recovery system to start from")
-        starting = aio.spawn(self._operate(Operation.START, begin), name="start the virtual machine")
+        starting = aio.spawn(self._operate(Operation.START, begin, timeout_s), name="start the virtual machine")
         try:
             waited: set[asyncio.Future[Any]] = {starting, self._ended}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)

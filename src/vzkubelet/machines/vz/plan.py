@@ -180,6 +180,17 @@ class Audio(StrEnum):
     """The host's loudspeaker and microphone (asks the user for the microphone)."""
 
 
+# --- Patience ---------------------------------------------------------------------------------------------------------
+
+
+class Waits(Plan, frozen=True, kw_only=True):
+    """How long the framework may take to call back, before the machine counts as stuck. Seconds."""
+
+    start_s: float = 50.0
+    stop_s: float = 10.0
+    """After that the machine ends with its helper."""
+
+
 # --- The whole -------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +222,7 @@ class MachinePlan(Plan, frozen=True, kw_only=True):
     """Nested virtualization for a Linux guest (macOS 15, M3 and later)."""
     suspendable: bool = False
     """Only devices that can be saved and restored (macOS 14): no entropy, host audio, USB keyboard or pointer."""
+    waits: Waits = msgspec.field(default_factory=Waits)
     version: int = PLAN_VERSION
 
     @property

@@ -1,6 +1,6 @@
 """From a machine's record and the agent's settings to the plan that its helper reads. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
@@ -29,6 +29,7 @@ from vzkubelet.machines.vz.plan import (
     SharedDirectory,
     VmnetMode,
     VmnetNetwork,
+    Waits,
 )
 from vzkubelet.machines.vz.slots import GuestKind
 
@@ -57,6 +58,7 @@ class Choices:
     settings: VzSettings
     bridge_interface: str | None
     host_directory: Path
+    waits: Waits = field(default_factory=Waits)
 
 
 def network(choices: Choices) -> Network:
@@ -113,6 +115,7 @@ def machine_plan(record: MachineRecord, directory: MachineDirectory, choices: Ch
         console=directory.console.name,
         rosetta_tag=ROSETTA_TAG if settings.rosetta and kind is GuestKind.LINUX else "",
         nested=settings.nested and kind is GuestKind.LINUX,
+        waits=choices.waits,
     )
 
 

@@ -37,8 +37,6 @@ from vzkubelet.machines.vz.queue import Queue
 
 _log = logging.getLogger(__name__)
 
-_STOP_WAIT_S = 10.0
-"""How long an end waits for the framework to stop the machine; after that the end of this process does it."""
 _QUIET_S = 60.0
 """A network that held this long is attached again at once when it breaks."""
 _REATTACH_MAX_S = 60.0
@@ -144,7 +142,7 @@ class Session:
                 raise Conflict("the machine was started already; a helper starts its machine once")
             try:
                 machine = await self._created()
-                await machine.start(recovery=recovery)
+                await machine.start(recovery=recovery, timeout_s=self._plan.waits.start_s)
             except Error as exc:
                 self._finish(Ending(exc))
                 raise
@@ -172,7 +170,7 @@ class Session:
         self._killed = True
         if self._machine is not None and self.end is None:
             try:
-                async with asyncio.timeout(_STOP_WAIT_S):
+                async with asyncio.timeout(self._plan.waits.stop_s):
                     await self._machine.stop()
             except (Error, TimeoutError) as exc:
                 _log.warning("the machine does not stop and ends with this process: %s", exc)
