@@ -190,6 +190,18 @@ async def test_a_cancelled_command_does_not_linger(ssh_system: SshSystem, ssh_gu
         await settled(lambda known=known: not any(known in line for line in ssh_system.processes()))
 
 
+async def test_a_command_that_is_cancelled_before_its_start_is_known_does_not_linger(
+    ssh_system: SshSystem, ssh_guest: SshGuest
+) -> None:
+    mark = "3601.5"
+    for moment in range(12):
+        command = request("sh", "-c", f"trap '' HUP TERM; sleep {mark}")
+        running = spawn(ssh_guest.exec(command, beside(), MemoryStreams()), name="exec")
+        await asyncio.sleep(0.005 * moment)
+        await cancel(running)
+    await settled(lambda: not any(mark in line for line in ssh_system.processes()))
+
+
 async def test_a_peer_that_leaves_ends_the_command(ssh_system: SshSystem, ssh_guest: SshGuest) -> None:
     class Gone(MemoryStreams):
         async def write_stdout(self, data: bytes) -> None:

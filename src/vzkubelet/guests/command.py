@@ -59,7 +59,8 @@ class Command:
     ) -> ExitStatus:
         """The script comes from a file: what is written to a terminal would be echoed, edited and cut by it."""
         read = 'IFS= read -r h <&3 && eval "$h"'
-        script = one_line(_announcing(token, program, "3<&-"))
+        # A terminal may be hung up before the shell belongs to it, which then never hears of it.
+        script = one_line("[ -t 0 ]||exit 129\n" + _announcing(token, program, "3<&-"))
         if user:
             script = one_line("exec " + user.switch(interpreted(read), Place.TERMINAL)) + script
         name = f"exec-{token}"
@@ -85,6 +86,7 @@ class Command:
         try:
             return await run.serve(stdin)
         except BaseException:
+            await run.learn_pid()
             if run.pid and session.status is None:
                 await self._kill(run.pid, user)
             raise
@@ -156,6 +158,7 @@ class _Run:
         self._token = token.encode()
         self._streams = streams
         self._terminal = terminal
+        self._head = b""
 
     async def serve(self, stdin: AsyncIterator[bytes] | None) -> ExitStatus:
         await self._await_start()
@@ -170,6 +173,13 @@ class _Run:
             raise Unavailable("the connection to the guest was lost while the command ran")
         return self._session.status
 
+    async def learn_pid(self) -> None:
+        """For a command that was given up before it said who it is: it may run already, and has to be killed."""
+        if b"\n" not in self._head and self._session.status is None:
+            with contextlib.suppress(Error, TimeoutError):
+                async with asyncio.timeout(KILL_S):
+                    await self._await_start()
+
     async def _await_start(self) -> None:
         """Take the script's own line out of the output. Raises what the line says.
 
@@ -178,23 +188,23 @@ class _Run:
         """
         overtaking: list[tuple[OutputStream, bytes]] = []
         watched = OutputStream.STDOUT if self._terminal else OutputStream.STDERR
-        head = b""
-        while b"\n" not in head:
+        while b"\n" not in self._head:
             chunk = await self._session.read()
             if chunk is None:
-                raise Unavailable(f"the guest could not run a command: {clip(head.decode('utf-8', 'replace'))}")
+                told = clip(self._head.decode("utf-8", "replace"))
+                raise Unavailable(f"the guest could not run a command: {told}")
             if chunk[0] is watched:
-                head += chunk[1]
+                self._head += chunk[1]
             else:
                 overtaking.append(chunk)
-        line, _, rest = head.partition(b"\n")
+        line, _, rest = self._head.partition(b"\n")
         match line.split():
             case [self._token, b"run", pid]:
                 self.pid = int(pid)
             case [self._token, *report]:
                 raise launch.failure(b" ".join(report).decode("utf-8", "replace"), self._program)
             case _:
-                raise Unavailable(f"the guest's shell said: {clip(head.decode('utf-8', 'replace'))}")
+                raise Unavailable(f"the guest's shell said: {clip(self._head.decode('utf-8', 'replace'))}")
         for chunk in overtaking:
             await self._write(*chunk)
         if rest:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import asyncssh
 
+from vzkubelet import aio
 from vzkubelet.errors import DeadlineExceeded, Unavailable, clip
 from vzkubelet.guests.session import Session
 from vzkubelet.guests.shell import READ_ALL, encode, interpreted
@@ -60,6 +61,7 @@ class Connections:
     _links: list[_Link] = field(default_factory=list)
     _dialling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _freed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _abandoned: set[asyncio.Task[None]] = field(default_factory=set)
     _closed: bool = False
 
     async def open(self, deadline_s: float) -> None:
@@ -106,6 +108,8 @@ class Connections:
             link.connection.abort()
         for link in links:
             await link.connection.wait_closed()
+        abandoned, self._abandoned = self._abandoned, set()
+        await asyncio.gather(*abandoned, return_exceptions=True)
 
     async def _start(self, command: str, terminal: Terminal | None) -> tuple[_Link, Session]:
         """A session whose command was accepted. What a server has not accepted it has not run: it is asked again."""
@@ -113,8 +117,17 @@ class Connections:
         while True:
             link = await self._acquire()
             session = Session()
+            creating = aio.spawn(
+                _create(link.connection, session, command, terminal), name="new session", on_crash=lambda _: None
+            )
             try:
-                await _create(link.connection, session, command, terminal)
+                await asyncio.shield(creating)
+            except asyncio.CancelledError:
+                # The server may have it already: asyncssh would forget the channel, and the command would run on.
+                abandoned = aio.spawn(self._abandon(creating, link, session), name="abandoned session")
+                self._abandoned.add(abandoned)
+                abandoned.add_done_callback(self._abandoned.discard)
+                raise
             except (asyncssh.Error, OSError) as exc:
                 await self._end(link, session)
                 if not link.connection.is_closed():
@@ -133,6 +146,10 @@ class Connections:
                 raise
             else:
                 return link, session
+
+    async def _abandon(self, creating: "asyncio.Task[None]", link: _Link, session: Session) -> None:
+        await asyncio.wait({creating})
+        await self._end(link, session)
 
     async def _end(self, link: _Link, session: Session) -> None:
         try:
