@@ -28,7 +28,10 @@ def table(host: Host, env: Mapping[str, str]) -> tuple[Option, ...]:
         *_access(path),
         *_machines(path, host, env),
         *vz_options.table(path, host),
-        *_guests(path),
+        *_guest_login(),
+        *_guest_keys(path),
+        *_guest_connections(),
+        *_sidecars(),
         *_telemetry(),
     )
 
@@ -252,7 +255,7 @@ def _machines(path: Parser, host: Host, env: Mapping[str, str]) -> tuple[Option,
     )
 
 
-def _guests(path: Parser) -> tuple[Option, ...]:
+def _guest_login() -> tuple[Option, ...]:
     return (
         Option(
             "vz-ssh-user",
@@ -273,6 +276,11 @@ def _guests(path: Parser) -> tuple[Option, ...]:
             required=True,
             secret=True,
         ),
+    )
+
+
+def _guest_keys(path: Parser) -> tuple[Option, ...]:
+    return (
         Option(
             "vz-ssh-private-key-base64",
             "guests.ssh_key",
@@ -300,6 +308,11 @@ def _guests(path: Parser) -> tuple[Option, ...]:
             flag=False,
             secret=True,
         ),
+    )
+
+
+def _guest_connections() -> tuple[Option, ...]:
+    return (
         Option(
             "vz-ssh-kex-algorithms",
             "guests.ssh_kex_algorithms",
@@ -326,6 +339,11 @@ def _guests(path: Parser) -> tuple[Option, ...]:
             env="VZ_SSH_READINESS_TIMEOUT",
             flag=False,
         ),
+    )
+
+
+def _sidecars() -> tuple[Option, ...]:
+    return (
         Option(
             "docker-host",
             "sidecars.docker_host",
