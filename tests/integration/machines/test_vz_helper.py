@@ -51,6 +51,7 @@ from vzkubelet.machines.vz.plan import (
     IdentityPolicy,
     MachinePlan,
     SharedDirectory,
+    Waits,
 )
 from vzkubelet.machines.vz.protocol import Event, VMState
 
@@ -413,17 +414,16 @@ async def test_a_helper_that_is_shot_leaves_no_end_no_guest_and_no_lock(
         client.close()
 
 
-async def test_a_stop_that_never_completes_ends_with_the_process(
-    mac: MacHost,
-    running: RunningHelper,
-) -> None:
+async def test_a_stop_that_never_completes_ends_with_the_process(mac: MacHost, directory: MachineDirectory) -> None:
     mac.fail("stop", never=True)
-    client = await running.client()
-    await client.kill(timeout_s=30)
-    assert await running.exit() == ENDED
-    assert end_of(running.directory).killed
+    async with helper(mac, directory, macos_plan(waits=Waits(stop_s=0.5))) as one:
+        client = await one.client()
+        await client.start()
+        await client.kill()
+        assert await one.exit() == ENDED
+        client.close()
+    assert end_of(directory).killed
     assert not any(_is_locked(path) for path in mac.running())
-    client.close()
 
 
 def _is_locked(path: Path) -> bool:
