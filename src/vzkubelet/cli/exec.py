@@ -40,6 +40,4 @@ def exec_(
     terminal = tty and sys.stdin.isatty()
     far_end = streams.Terminal(stdin=stdin, terminal=terminal)
     with streams.raw_mode(terminal and stdin):
-        return asyncio.run(
-            standalone.execute(settings, pod, container, ports.ExecRequest(command, terminal), far_end)
-        )
+        return asyncio.run(standalone.execute(settings, pod, container, ports.ExecRequest(command, terminal), far_end))
