@@ -21,6 +21,7 @@ from vzkubelet.model.logs import LogEntry as LogEntry
 from vzkubelet.model.logs import LogOptions as LogOptions
 from vzkubelet.model.logs import OutputStream as OutputStream
 from vzkubelet.model.objects import ConfigMap, Secret, Service
+from vzkubelet.model.oci import Platform
 from vzkubelet.model.pod import Pod
 
 # --- Streams -----------------------------------------------------------------------------------------------------
@@ -103,6 +104,10 @@ class MachineImage(Image):
     defaults: ImageDefaults = ImageDefaults()
     cpu_min: int = 0
     memory_min_bytes: int = 0
+
+    @property
+    def platform(self) -> Platform:
+        return Platform(os=self.os, architecture=self.architecture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +192,8 @@ class GuestAddress:
 
 @dataclass(frozen=True, slots=True)
 class MachineLimits:
-    """What this driver can run on this host."""
+    """What this driver can give a machine on this host."""
 
-    operating_systems: frozenset[str]
-    architectures: frozenset[str]
     cpu_min: int
     cpu_max: int
     memory_min_bytes: int
@@ -242,7 +245,12 @@ class MachineDriver(Protocol):
     @property
     def name(self) -> str: ...
 
-    def limits(self) -> MachineLimits: ...
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        """Of the guests that run here, the preferred one first; known without asking the hypervisor."""
+
+    def limits(self) -> MachineLimits:
+        """The first call may take a second. Raises Unsupported, MachineFault (the hypervisor cannot be used)."""
 
     def network(self) -> HostNetwork | None: ...
 

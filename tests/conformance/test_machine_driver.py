@@ -425,8 +425,8 @@ async def test_a_running_machine_uses_something_and_a_stopped_one_nothing(world:
 
 
 async def test_limits_admit_the_image_and_the_spec(world: MachineWorld) -> None:
-    limits, spec = (await world.driver()).limits(), world.spec(UID)
-    assert spec.image.os in limits.operating_systems
-    assert spec.image.architecture in limits.architectures
+    driver, spec = await world.driver(), world.spec(UID)
+    limits = driver.limits()
+    assert spec.image.platform in driver.platforms
     assert limits.cpu_min <= spec.cpus <= limits.cpu_max
     assert limits.memory_min_bytes <= spec.memory_bytes <= limits.memory_max_bytes

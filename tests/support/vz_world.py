@@ -59,9 +59,13 @@ class VzWorld(MachineWorld):
         self._can: Capabilities | None = None
 
     def _make(self) -> MachineDriver:
+        return VzDriver(self.root, self.setup, self._asked)
+
+    def _asked(self, interpreter: Interpreter) -> Capabilities:
+        """Asked once per world: it takes a process that loads the frameworks."""
         if self._can is None:
-            self._can = ask(Interpreter.find(self.setup.settings.helper_app, self.setup.environment))
-        return VzDriver.that_can(self._can, self.root, self.setup)
+            self._can = ask(interpreter)
+        return self._can
 
     def machine_state(self, uid: str) -> VzState:
         return MachineRoot(self.root).machine(uid).read_state(VzState)

@@ -19,7 +19,6 @@ from vzkubelet.machines.qemu.driver import QemuDriver
 from vzkubelet.machines.synthetic import SyntheticDriver
 from vzkubelet.machines.synthetic_guest import SyntheticGuests
 from vzkubelet.machines.vz.driver import VzSetup
-from vzkubelet.model.oci import Platform
 from vzkubelet.pods.directory import PodDirectories
 from vzkubelet.pods.machine_limit import MachineLimit
 from vzkubelet.pods.machine_runtime import MachineRuntime
@@ -121,7 +120,7 @@ class Parts:
                 helper_environment(),
             ),
         )
-        self.images = Library(config.cache_dir / "images", _platforms(self.driver.limits()))
+        self.images = Library(config.cache_dir / "images", self.driver.platforms)
         self.directories = PodDirectories(root.pods)
         self.limit = MachineLimit()
         guests = _guests(config, self.driver)
@@ -196,11 +195,3 @@ def _guests(config: Config, driver: ports.MachineDriver) -> ports.Guests:
         kex_algorithms=settings.ssh_kex_algorithms,
     )
     return SshGuests(login, policy)
-
-
-def _platforms(limits: ports.MachineLimits) -> tuple[Platform, ...]:
-    return tuple(
-        Platform(architecture=architecture, os=system)
-        for system in sorted(limits.operating_systems)
-        for architecture in sorted(limits.architectures)
-    )

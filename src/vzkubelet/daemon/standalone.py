@@ -86,15 +86,16 @@ async def run(config: Config, manifest: Manifest, write: Callable[[bytes], objec
 async def _opened(config: Config, root: StateRoot, manifest: Manifest) -> AsyncIterator[tuple[Parts, Supervisor]]:
     parts = Parts(config, root)
     try:
+        limits = parts.driver.limits()
         await parts.open()
     except BaseException:
         await parts.close()
         raise
-    limits = parts.driver.limits()
     facts = NodeFacts("127.0.0.1", limits.cpu_max * 1000, limits.memory_max_bytes)
     world = parts.world(local.LocalObjects(manifest), local.EventPrinter(), local.LocalStatus(), lambda: facts)
     asked = manifest.pod.spec.os.name if manifest.pod.spec.os is not None else ""
-    operating_system = asked if asked in limits.operating_systems else min(limits.operating_systems)
+    systems = [platform.os for platform in parts.driver.platforms]
+    operating_system = asked if asked in systems else systems[0]
     node = admission.Node(
         "localhost",
         operating_system,

@@ -15,6 +15,7 @@ from vzkubelet.machines.clone import CloneAborted
 from vzkubelet.machines.directory import MachineDirectory, MachineRoot
 from vzkubelet.machines.process import OwnedProcess, kill, owned
 from vzkubelet.machines.process_machine import ProcessMachine, ProcessState, to_completion
+from vzkubelet.model.oci import Platform
 from vzkubelet.ports import GuestAddress, MachineLimits, MachineSpec, MachineStatus
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,10 @@ class ProcessDriver(ABC, Generic[MachineT]):
     @abstractmethod
     def name(self) -> str: ...
 
+    @property
+    @abstractmethod
+    def platforms(self) -> tuple[Platform, ...]: ...
+
     @abstractmethod
     def limits(self) -> MachineLimits: ...
 
@@ -44,7 +49,7 @@ class ProcessDriver(ABC, Generic[MachineT]):
 
     @abstractmethod
     def _check(self, spec: MachineSpec) -> None:
-        """Raises InvalidInput, Unsupported: what cannot run here, beyond `check_size`."""
+        """Raises InvalidInput, Unsupported: what cannot run here, beyond `_check_size`."""
 
     @abstractmethod
     def _fill(self, directory: MachineDirectory, spec: MachineSpec, abort: threading.Event) -> None:
@@ -88,7 +93,7 @@ class ProcessDriver(ABC, Generic[MachineT]):
         return await aio.run_blocking(self._root.uids)
 
     async def create(self, spec: MachineSpec) -> None:
-        check_size(spec, self.limits(), self.name)
+        self._check_size(spec)
         self._check(spec)
         abort = threading.Event()
         work = aio.spawn(aio.run_blocking(self._create, spec, abort), name=f"create machine {spec.pod.uid}")
@@ -100,6 +105,22 @@ class ProcessDriver(ABC, Generic[MachineT]):
             if not work.cancelled() and work.exception() is None:
                 await self.delete(spec.pod.uid)
             raise
+
+    def _check_size(self, spec: MachineSpec) -> None:
+        """Raises InvalidInput when the image or the size of a machine is beyond what the host runs."""
+        image, limits = spec.image, self.limits()
+        if image.platform not in self.platforms:
+            runs = " and ".join(map(str, self.platforms))
+            raise InvalidInput(
+                f"image {image.reference} is for {image.platform}; the {self.name} driver on this host runs {runs} only"
+            )
+        if not limits.cpu_min <= spec.cpus <= limits.cpu_max:
+            raise InvalidInput(f"{spec.cpus} CPUs: this host runs machines of {limits.cpu_min} to {limits.cpu_max}")
+        if not limits.memory_min_bytes <= spec.memory_bytes <= limits.memory_max_bytes:
+            raise InvalidInput(
+                f"{spec.memory_bytes} bytes of memory: this host runs machines of "
+                f"{limits.memory_min_bytes} to {limits.memory_max_bytes}"
+            )
 
     def _create(self, spec: MachineSpec, abort: threading.Event) -> None:
         try:
@@ -155,24 +176,6 @@ class ProcessDriver(ABC, Generic[MachineT]):
     async def close(self) -> None:
         for machine in list(self._machines.values()):
             await machine.close()
-
-
-def check_size(spec: MachineSpec, limits: MachineLimits, driver: str) -> None:
-    """Raises InvalidInput when the image or the size of a machine is beyond what the host runs."""
-    image = spec.image
-    if image.os not in limits.operating_systems or image.architecture not in limits.architectures:
-        runs = " or ".join(sorted(limits.operating_systems)) + "/" + " or ".join(sorted(limits.architectures))
-        raise InvalidInput(
-            f"image {image.reference} is for {image.os}/{image.architecture}; "
-            f"the {driver} driver on this host runs {runs} only"
-        )
-    if not limits.cpu_min <= spec.cpus <= limits.cpu_max:
-        raise InvalidInput(f"{spec.cpus} CPUs: this host runs machines of {limits.cpu_min} to {limits.cpu_max}")
-    if not limits.memory_min_bytes <= spec.memory_bytes <= limits.memory_max_bytes:
-        raise InvalidInput(
-            f"{spec.memory_bytes} bytes of memory: this host runs machines of "
-            f"{limits.memory_min_bytes} to {limits.memory_max_bytes}"
-        )
 
 
 def disk_bytes(directory: MachineDirectory) -> int:

@@ -39,7 +39,7 @@ def select(
             return select(natural, root, guest_network=guest_network, search_path=search_path, firmware=firmware, vz=vz)
         case settings.DriverChoice.VZ:
             assert vz is not None, "whoever may want the vz driver brings its setup"
-            return VzDriver.on_this_host(root, vz)
+            return VzDriver(root, vz)
         case settings.DriverChoice.QEMU:
             return qemu_driver(root, guest_network=guest_network, search_path=search_path, firmware=firmware)
         case settings.DriverChoice.SYNTHETIC:

@@ -19,6 +19,7 @@ import psutil
 from vzkubelet import aio
 from vzkubelet.errors import Conflict, Error, InvalidInput, NotFound, Unavailable
 from vzkubelet.machines.directory import MachineDirectory, MachineRecord, MachineRoot, MachineState
+from vzkubelet.model.oci import Platform
 from vzkubelet.ports import (
     GuestAddress,
     HostNetwork,
@@ -68,10 +69,14 @@ class SyntheticDriver:
     def name(self) -> str:
         return "synthetic"
 
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        return tuple(
+            Platform(os=system, architecture=arch) for system in ("darwin", "linux") for arch in ("amd64", "arm64")
+        )
+
     def limits(self) -> MachineLimits:
         return MachineLimits(
-            operating_systems=frozenset({"darwin", "linux"}),
-            architectures=frozenset({"amd64", "arm64"}),
             cpu_min=1,
             cpu_max=os.cpu_count() or 1,
             memory_min_bytes=1,

@@ -38,11 +38,10 @@ class MachineRuntime:
         return image
 
     def _check_image(self, image: ports.MachineImage) -> None:
-        limits = self._parts.driver.limits()
-        if image.os not in limits.operating_systems or image.architecture not in limits.architectures:
-            runs = " or ".join(sorted(limits.operating_systems)) + "/" + " or ".join(sorted(limits.architectures))
+        if image.platform not in self._parts.driver.platforms:
+            runs = " and ".join(map(str, self._parts.driver.platforms))
             raise errors.InvalidInput(
-                f"image {image.reference} is for {image.os}/{image.architecture}, this node runs {runs} guests",
+                f"image {image.reference} is for {image.platform}, this node runs {runs} guests",
                 reason="ErrImagePull",
             )
 

@@ -10,7 +10,7 @@ from vzkubelet.config.settings import DriverChoice, GuestNetwork
 from vzkubelet.errors import InvalidInput, Unsupported
 from vzkubelet.machines.selection import select
 from vzkubelet.machines.vz.capabilities import Capabilities
-from vzkubelet.machines.vz.driver import VzSetup
+from vzkubelet.machines.vz.driver import VzDriver, VzSetup
 from vzkubelet.machines.vz.launch import Interpreter
 
 
@@ -29,22 +29,27 @@ def refuse(_: Interpreter) -> Capabilities:
 
 def test_a_mac_gets_vz_and_linux_gets_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = vz_setup(tmp_path)
-    monkeypatch.setattr("vzkubelet.machines.vz.capabilities.ask", refuse)
     assert select(DriverChoice.AUTO, tmp_path, guest_network=GuestNetwork.USER, vz=setup).name == "qemu"
     monkeypatch.setattr("sys.platform", "darwin")
-    for choice in (DriverChoice.AUTO, DriverChoice.VZ):
-        with pytest.raises(Unsupported, match=r"Virtualization\.framework"):
-            select(choice, tmp_path, vz=setup)
+    assert select(DriverChoice.AUTO, tmp_path, vz=setup).name == "vz"
 
 
-def test_nested_virtualization_is_refused_where_the_host_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_machines_are_found_and_removed_where_the_framework_cannot_be_loaded(tmp_path: Path) -> None:
+    driver = VzDriver(tmp_path / "machines", vz_setup(tmp_path), refuse)
+    await driver.adopt()
+    assert list(await driver.machines()) == []
+    await driver.delete("0b2f6f0e-9d5c-4f38-8c57-6f1f4c1a7e21")
+    with pytest.raises(Unsupported, match=r"no Virtualization\.framework"):
+        driver.limits()
+    await driver.close()
+
+
+def test_nested_virtualization_is_refused_where_the_host_has_none(tmp_path: Path) -> None:
     can = Capabilities(version=(14, 5), cpu_min=1, cpu_max=8, memory_min_bytes=2**20, memory_max_bytes=2**34)
-    monkeypatch.setattr("vzkubelet.machines.vz.capabilities.ask", lambda _: can)
+    wanting = vz_setup(tmp_path, {"vz-nested-virtualization": "true"})
     with pytest.raises(Unsupported, match=r"--vz-nested-virtualization .* this is macOS 14\.5"):
-        select(DriverChoice.VZ, tmp_path, vz=vz_setup(tmp_path, {"vz-nested-virtualization": "true"}))
-    limits = select(DriverChoice.VZ, tmp_path, vz=vz_setup(tmp_path)).limits()
+        VzDriver(tmp_path, wanting, lambda _: can).limits()
+    limits = VzDriver(tmp_path, vz_setup(tmp_path), lambda _: can).limits()
     assert (limits.cpu_max, limits.memory_max_bytes, limits.slots) == (8, 2**34, 2)
 
 

@@ -18,6 +18,7 @@ from vzkubelet.machines.qemu.accelerator import KvmProof
 from vzkubelet.machines.qemu.host import QemuHost
 from vzkubelet.machines.qemu.machine import QemuMachine, QemuParts, QemuState
 from vzkubelet.machines.qemu.network import GuestNetwork
+from vzkubelet.model.oci import Platform
 from vzkubelet.ports import HostNetwork, MachineLimits, MachinePhase, MachineSpec, MachineUsage
 
 MEMORY_FLOOR_BYTES = 128 * 1024 * 1024
@@ -37,10 +38,12 @@ class QemuDriver(ProcessDriver[QemuMachine]):
     def name(self) -> str:
         return "qemu"
 
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        return (Platform(os="linux", architecture=self._host.architecture),)
+
     def limits(self) -> MachineLimits:
         return MachineLimits(
-            operating_systems=frozenset({"linux"}),
-            architectures=frozenset({self._host.architecture}),
             cpu_min=1,
             cpu_max=min(os.cpu_count() or 1, self._host.platform.cpus_max),
             memory_min_bytes=MEMORY_FLOOR_BYTES,

@@ -1,9 +1,10 @@
 """The vz driver: `ports.MachineDriver` for macOS and Linux guests on Apple Silicon."""
 
+import functools
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from vzkubelet.machines.vz.planning import Choices, check_image
 from vzkubelet.machines.vz.resolvers import Resolvers
 from vzkubelet.machines.vz.slots import MACOS_SLOTS, GuestKind, Slots
 from vzkubelet.machines.vz.usage import guest_usage
+from vzkubelet.model.oci import Platform
 from vzkubelet.ports import HostNetwork, MachineLimits, MachinePhase, MachineSpec, MachineUsage
 
+_PLATFORMS = (Platform(os="darwin", architecture="arm64"), Platform(os="linux", architecture="arm64"))
 TAG_BYTES_MAX = 35
 """VZVirtioFileSystemDeviceConfiguration.validateTag: at least one byte, fewer than 36 in UTF-8."""
 
@@ -44,43 +47,45 @@ class VzSetup:
 class VzDriver(ProcessDriver[HelpedMachine]):
     """Machines below `root`, one helper process each. See `ports.MachineDriver` for what every method promises."""
 
-    def __init__(self, root: Path, can: Capabilities, parts: VzParts) -> None:
-        super().__init__(root)
-        self._can = can
-        self._parts = parts
-
-    @classmethod
-    def on_this_host(cls, root: Path, setup: VzSetup) -> "VzDriver":
-        """Asks the framework what it can, which takes about a second. Raises: Unsupported, MachineFault."""
-        can = capabilities.ask(Interpreter.find(setup.settings.helper_app, setup.environment))
-        return cls.that_can(can, root, setup)
-
-    @classmethod
-    def that_can(cls, can: Capabilities, root: Path, setup: VzSetup) -> "VzDriver":
-        """Raises Unsupported when the setup asks for more than this host can."""
+    def __init__(
+        self, root: Path, setup: VzSetup, ask: Callable[[Interpreter], Capabilities] = capabilities.ask
+    ) -> None:
+        """Raises: Unsupported (the interpreter of the helpers is not there)."""
+        super().__init__(root.absolute())
         settings, host_directory = setup.settings, setup.host_directory.absolute()
-        if settings.nested and not can.nested:
-            raise Unsupported(
-                f"--vz-nested-virtualization needs macOS 15 on an M3 or later, and this is {MacOS(*can.version)}"
-            )
-        parts = VzParts(
-            Interpreter.find(settings.helper_app, setup.environment),
+        interpreter = Interpreter.find(settings.helper_app, setup.environment)
+        self._ask: Callable[[], Capabilities] = functools.partial(ask, interpreter)
+        self._can: Capabilities | None = None
+        self._parts = VzParts(
+            interpreter,
             Choices(settings, setup.bridge_interface, host_directory, setup.waits),
             Slots(host_directory),
             MacPool(host_directory),
             Resolvers(settings.dhcp_leases_file),
         )
-        return cls(root.absolute(), can, parts)
 
     @property
     def name(self) -> str:
         return "vz"
 
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        return _PLATFORMS
+
+    def _capabilities(self) -> Capabilities:
+        """Asked once, and late: whoever only reads a log or removes machines needs no framework."""
+        if self._can is None:
+            can = self._ask()
+            if self._parts.choices.settings.nested and not can.nested:
+                raise Unsupported(
+                    f"--vz-nested-virtualization needs macOS 15 on an M3 or later, and this is {MacOS(*can.version)}"
+                )
+            self._can = can
+        return self._can
+
     def limits(self) -> MachineLimits:
-        can = self._can
+        can = self._capabilities()
         return MachineLimits(
-            operating_systems=frozenset({"darwin", "linux"}),
-            architectures=frozenset({"arm64"}),
             cpu_min=can.cpu_min,
             cpu_max=can.cpu_max,
             memory_min_bytes=can.memory_min_bytes,
