@@ -104,7 +104,10 @@ def os_fault(exc: OSError, what: str) -> Error:
     """An operating system error as one of ours: a full disk is to be waited for, anything else is the host's fault."""
     reason = exc.strerror or str(exc)
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Exhausted(f"{what}: {reason}; free space in the cache directory", reason="DiskFull")
+        return Exhausted(
+            f"{what}: {reason}; free space in the cache directory (`df -h`, `macos-vz-kubelet image rm REFERENCE`)",
+            reason="DiskFull",
+        )
     if exc.errno in (errno.EMFILE, errno.ENFILE):
         return Exhausted(f"{what}: {reason}; raise the limit of open files")
     return Unavailable(f"{what}: {reason}")

@@ -132,10 +132,11 @@ class Session:
         stopped = aio.spawn(waiting, name=f"stop in boot of {self._pod.key}", on_crash=lambda _: None)
         try:
             await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
+            if working.done() and not isinstance(working.exception(), errors.Conflict):
                 return working.result()
-            fault = stopped.result().fault or "the guest powered off"
-            raise errors.MachineFault(f"the virtual machine stopped while booting: {fault}{self._console_tail()}")
+            fault = (await stopped).fault or "the guest powered off"  # Conflict: it does not run any more
+            hint = self._console_tail() or "; its console is empty: start the image with `macos-vz-kubelet run` to see"
+            raise errors.MachineFault(f"the virtual machine stopped while booting: {fault}{hint}")
         finally:
             await aio.cancel(working, stopped)
 

@@ -155,9 +155,20 @@ class Worker:
                 await aio.run_blocking(self._directory.save_pod, self._reporter.pod)
             case _:
                 _log.debug("pod %s < %s", self.ref.key, item)
-                await self._save(events.apply(self._known, item, self._world.clock.time()))
+                before = self._known
+                await self._save(events.apply(before, item, self._world.clock.time()))
                 if isinstance(item, events.ContainerStarted):
                     self._watch(item.container)
+                elif isinstance(item, events.ContainerExited) and self._known != before:
+                    self._report_exit(item)
+
+    def _report_exit(self, exited: events.ContainerExited) -> None:
+        """A process that ends is told by the status alone, as the kubelet does; a machine that failed under it has its
+        cause in an event too."""
+        ended, container = exited.exit, exited.container
+        is_machine = self._reporter.pod.spec.containers[0].name == container
+        if is_machine and ended.exit_code and ended.message and ended.reason != "StartError":
+            self._world.recorder.pod_event(self.ref, EventType.WARNING, "Failed", f"Error: {ended.message}", container)
 
     async def _save(self, known: record.Pod) -> None:
         if known != self._known or not self._directory.record_file.exists():

@@ -206,6 +206,8 @@ _RUNNING: dict[int, Rule] = {
     ),
 }
 """Codes that mean something else when nobody asked for anything."""
+_ONLY_OF = {11: Operation.SAVE, 12: Operation.RESTORE}
+"""Codes whose remedy speaks of one operation; elsewhere nobody knows what they mean."""
 
 
 def _rule_of_domain(error: AppleError) -> Rule:
@@ -268,8 +270,10 @@ def _by_situation(error: AppleError, situation: Situation) -> Rule | None:
             return Rule(Forbidden, "RunsAsRoot", f"{_NO_ROOT}; {_LOGS}")
         if needs_keychain:
             return Rule(MachineFault, "StartFailed", f"often the keychain is the cause: {_KEYCHAIN}; {_LOGS}")
-    if situation.operation is Operation.RUN:
-        return _RUNNING.get(error.code)
+    if situation.operation is Operation.RUN and error.code in _RUNNING:
+        return _RUNNING[error.code]
+    if error.code in _ONLY_OF and situation.operation is not _ONLY_OF[error.code]:
+        return _UNKNOWN
     return None
 
 
@@ -287,7 +291,7 @@ def translate(error: AppleError, situation: Situation) -> Error:
     """Our error for Apple's, with it as the cause; `MachineFault.code` is Apple's."""
     rule = _rule(error, situation)
     if situation.operation is Operation.RUN:
-        told = f"the virtual machine stopped: {error}; {rule.remedy}"
+        told = f"{error}; {rule.remedy}"  # that the machine has stopped is said by whoever tells it
     else:
         told = f"cannot {situation.operation} the virtual machine: {error}; {rule.remedy}"
     translated = (
@@ -308,9 +312,15 @@ def code_of(error: Error) -> int | None:
 
 def timed_out(operation: Operation, timeout_s: float) -> DeadlineExceeded:
     """The framework never called back."""
+    remedy = (
+        f"its helper is ended and the start tried again; should that not help, {_DOCTOR}, and `sudo shutdown -r now` "
+        "frees a framework that is stuck"
+        if operation is Operation.START
+        else "delete the pod to end its helper"
+    )
     return DeadlineExceeded(
         f"cannot {operation} the virtual machine: Virtualization.framework did not answer within {timeout_s:g} s; "
-        f"{_LOGS}; delete the pod to end its helper",
+        f"{_LOGS}; {remedy}",
         reason="VirtualMachineTimeout",
     )
 

@@ -166,12 +166,18 @@ class HelpedMachine(ProcessMachine[VzState]):
         if state.killed:
             return "the machine was killed on request"
         if end is not None:
-            return "the helper of the virtual machine was told to end, as at the end of a login session"
+            return (
+                "the helper of the virtual machine was told to end, as at the end of a login session: run the agent "
+                "for a user who stays logged in (`macos-vz-kubelet doctor` checks that)"
+            )
         if process.boot_id != boot_id():
             return "the host was restarted while the machine ran"
         words = clip(last_words(self.directory.helper_log, MAX_FOREIGN_TEXT))
         said = f"; its last words: {words}" if words else ""
-        return f"the helper process {process.pid} of the virtual machine {_exit_text(exit_status)}{said}"
+        return (
+            f"the helper process {process.pid} of the virtual machine {_exit_text(exit_status)}"
+            f"{_exit_remedy(exit_status)}{said}"
+        )
 
     async def _terminate(self, state: VzState, process: ProcessRef) -> None:
         """A guest that is stopped by the framework gives its slot back; one whose process is shot may not."""
@@ -234,3 +240,15 @@ def _exit_text(status: "int | _StillRuns | None") -> str:
     if status == 0:
         return "ended without a word about its guest"
     return f"failed with exit status {status}"
+
+
+def _exit_remedy(status: int | None) -> str:
+    """What tells more about a helper that ended without a word, and what helps."""
+    if status == -signal.SIGKILL:
+        return (
+            ": by somebody, or by macOS when memory ran out (`log show --last 5m --predicate 'eventMessage CONTAINS "
+            '"memorystatus"\'`); ask for less memory in the pods if so'
+        )
+    if status is None or status < 0:
+        return "; its crash report, to be sent to the maintainers, is in ~/Library/Logs/DiagnosticReports"
+    return ""

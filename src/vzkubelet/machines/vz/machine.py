@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vzkubelet import aio
-from vzkubelet.errors import Conflict, Error, InvalidInput, NotFound
+from vzkubelet.errors import Conflict, DeadlineExceeded, Error, InvalidInput, NotFound
 from vzkubelet.files import STAGING_PREFIX
 from vzkubelet.machines.directory import os_fault
 from vzkubelet.machines.vz import apple, faults
@@ -204,10 +204,10 @@ class VirtualMachine:
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 await asyncio.wait({starting}, timeout=_COMPLETION_GRACE_S)
-            if starting.done():
+            if starting.done() and not (self._ended.done() and isinstance(starting.exception(), DeadlineExceeded)):
                 starting.result()
             elif (error := self._ended.result().error) is not None:
-                raise error
+                raise error  # whoever asked for the start says that it failed
         finally:
             await aio.cancel(starting)
 
