@@ -23,6 +23,7 @@ OWNER = "VZKUBELET_OWNER"
 that starts the program, so there is no moment in which a crash of the daemon leaves a process nobody can find."""
 ROLE = "VZKUBELET_ROLE"
 _COMMAND_TIMEOUT_S = 30.0
+_STATUSES_KEPT = 256
 _KILL_TIMEOUT_S = 30.0
 """A killed process that is not gone by then hangs in the kernel; waiting longer would not help."""
 
@@ -142,9 +143,24 @@ def _watched(ref: ProcessRef) -> Iterator[int | None]:
         yield descriptor if same else None
 
 
+_statuses: dict[ProcessRef, int] = {}
+"""What the kernel tells once, for everybody who waits for the same process: the newest `_STATUSES_KEPT`."""
+
+
 async def exit_of(ref: ProcessRef) -> int | None:
     """Wait until the process has ended. Its status as `subprocess` gives it (negative = signal) where it was started
-    by this process, else None."""
+    by this process, else None. Any number of callers may wait for one process, also one after another."""
+    status = await _collected(ref)
+    if status is None:
+        return _statuses.get(ref)
+    _statuses[ref] = status
+    while len(_statuses) > _STATUSES_KEPT:
+        del _statuses[next(iter(_statuses))]
+    return status
+
+
+async def _collected(ref: ProcessRef) -> int | None:
+    """The status, for the first who asks; None for all others."""
     loop = asyncio.get_running_loop()
     with _watched(ref) as descriptor:
         if descriptor is None:
@@ -173,6 +189,22 @@ async def kill(refs: Sequence[ProcessRef]) -> None:
         raise DeadlineExceeded(
             f"process {stuck} did not die within {_KILL_TIMEOUT_S:.0f} s of SIGKILL: it hangs in the kernel"
         ) from None
+
+
+async def terminate(refs: Sequence[ProcessRef], grace_s: float) -> list[ProcessRef]:
+    """SIGTERM, and SIGKILL for those that have not ended by themselves within `grace_s`, which are returned.
+
+    Raises as `kill`.
+    """
+    for ref in refs:
+        send_signal(ref, signal.SIGTERM)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            for ref in refs:
+                await exit_of(ref)
+    left = [ref for ref in refs if is_alive(ref)]
+    await kill(left)
+    return left
 
 
 async def run(*command: str, stdin: str = "") -> tuple[int, str]:

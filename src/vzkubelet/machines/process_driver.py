@@ -13,8 +13,8 @@ from vzkubelet import aio
 from vzkubelet.errors import Conflict, Error, InvalidInput, NotFound, Unavailable
 from vzkubelet.machines.clone import CloneAborted
 from vzkubelet.machines.directory import MachineDirectory, MachineRoot
-from vzkubelet.machines.process import OwnedProcess, kill, owned
-from vzkubelet.machines.process_machine import ProcessMachine, ProcessState, to_completion
+from vzkubelet.machines.process import OwnedProcess, owned
+from vzkubelet.machines.process_machine import ProcessMachine, ProcessState
 from vzkubelet.model.oci import Platform
 from vzkubelet.ports import GuestAddress, MachineLimits, MachineSpec, MachineStatus
 
@@ -82,7 +82,9 @@ class ProcessDriver(ABC, Generic[MachineT]):
                 continue
             except Error as exc:
                 _log.warning("machine %s cannot be adopted: %s", uid, exc)
-        await kill([process.ref for group in owners.values() for process in group if self._is_machine_process(process)])
+        for uid, left in owners.items():
+            await self._machine(uid).end([process.ref for process in left if self._is_machine_process(process)])
+            self._machines.pop(uid)
         return running
 
     def _is_machine_process(self, process: OwnedProcess) -> bool:
@@ -96,15 +98,24 @@ class ProcessDriver(ABC, Generic[MachineT]):
         self._check_size(spec)
         self._check(spec)
         abort = threading.Event()
-        work = aio.spawn(aio.run_blocking(self._create, spec, abort), name=f"create machine {spec.pod.uid}")
+        name = f"create machine {spec.pod.uid}"
+        work = aio.spawn(aio.run_blocking(self._create, spec, abort), name=name, on_crash=lambda _: None)
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
             abort.set()
-            await asyncio.wait([work])
-            if not work.cancelled() and work.exception() is None:
-                await self.delete(spec.pod.uid)
+            await aio.uninterrupted(self._take_back(work, spec.pod.uid), name=f"take back machine {spec.pod.uid}")
             raise
+
+    async def _take_back(self, creation: asyncio.Task[None], uid: str) -> None:
+        """Wait for a creation that nobody wants any more, and remove what it made nevertheless."""
+        await asyncio.wait([creation])
+        if creation.cancelled() or creation.exception() is not None:
+            return
+        try:
+            await self.delete(uid)
+        except Error as exc:
+            _log.warning("machine %s, whose creation was given up, is not removed: %s", uid, exc)
 
     def _check_size(self, spec: MachineSpec) -> None:
         """Raises InvalidInput when the image or the size of a machine is beyond what the host runs."""
@@ -155,7 +166,7 @@ class ProcessDriver(ABC, Generic[MachineT]):
             await self._kill_for_removal(machine)
             async with machine.locked():
                 await machine.release()
-                await to_completion(aio.run_blocking(self._root.remove, uid), f"remove machine {uid}")
+                await aio.uninterrupted(aio.run_blocking(self._root.remove, uid), name=f"remove machine {uid}")
         except NotFound:
             pass
         self._machines.pop(uid, None)

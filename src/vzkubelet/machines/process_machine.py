@@ -9,9 +9,9 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from vzkubelet import aio
 from vzkubelet.errors import Conflict, NotFound
@@ -20,7 +20,6 @@ from vzkubelet.machines.process import OwnedProcess, ProcessRef, exit_of, is_ali
 from vzkubelet.ports import GuestAddress, MachinePhase
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 _LOCK_RETRY_S = 0.02
 _LONG_AGO_S = 1e9
 
@@ -34,16 +33,6 @@ class ProcessState(MachineState, kw_only=True):
 
 
 StateT = TypeVar("StateT", bound=ProcessState)
-
-
-async def to_completion(work: Coroutine[Any, Any, T], name: str) -> T:
-    """Await work that must not stop half way: a cancellation is raised only after it has ended."""
-    task = aio.spawn(work, name=name)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 class ProcessMachine(ABC, Generic[StateT]):
@@ -84,9 +73,17 @@ class ProcessMachine(ABC, Generic[StateT]):
     async def _address_now(self, state: StateT, watch: asyncio.Task[None]) -> GuestAddress | None:
         """The guest's address; None when it has to be asked for again, or `watch` is done. Returns within seconds."""
 
+    async def end(self, processes: Sequence[ProcessRef]) -> None:
+        """End processes of the machine, its own or strays of an unfinished start. Raises DeadlineExceeded."""
+        await kill(processes)
+
+    async def _end_strays(self) -> None:
+        """End all that is marked as the machine's; it does not run."""
+        await self.end([process.ref for process in await aio.run_blocking(owned, self.directory.path)])
+
     async def release(self) -> None:
         """Free what the machine holds outside its directory; the caller holds its lock and deletes it next."""
-        await kill([process.ref for process in await aio.run_blocking(owned, self.directory.path)])
+        await self._end_strays()
 
     # --- State -------------------------------------------------------------------------------------------------------
 
@@ -137,7 +134,7 @@ class ProcessMachine(ABC, Generic[StateT]):
             before = self._read_state()
             if before.phase is MachinePhase.RUNNING:
                 raise Conflict(f"machine {self.uid} runs already")
-            await kill([process.ref for process in await aio.run_blocking(owned, self.directory.path)])
+            await self._end_strays()
             process = await self._begin(before)
         self._watched(process)
 
@@ -157,7 +154,7 @@ class ProcessMachine(ABC, Generic[StateT]):
         state.phase = MachinePhase.STOPPED
         state.stopped_at = max(state.stopped_at or 0.0, state.started_at or 0.0)
         state.process = None
-        await to_completion(aio.run_blocking(self.directory.write_state, state), f"record end of {self.uid}")
+        await aio.uninterrupted(aio.run_blocking(self.directory.write_state, state), name=f"record end of {self.uid}")
         _log.info("machine %s stopped: %s", self.uid, state.fault or "the guest powered off")
 
     def _signs_of_life(self) -> Iterable[Path]:
@@ -182,7 +179,8 @@ class ProcessMachine(ABC, Generic[StateT]):
                 return
             state.killed = True
             process = state.process
-            await to_completion(aio.run_blocking(self.directory.write_state, state), f"record kill of {self.uid}")
+            recording = aio.run_blocking(self.directory.write_state, state)
+            await aio.uninterrupted(recording, name=f"record kill of {self.uid}")
             self._watched(process)
         await self._terminate(state, process)
         await self.stopped()
@@ -203,7 +201,7 @@ class ProcessMachine(ABC, Generic[StateT]):
             strays = [p.ref for p in processes if p.ref not in keep and (not keep or p.role == self.role)]
             if strays:
                 _log.warning("machine %s: removing %d processes that an earlier daemon left", self.uid, len(strays))
-                await kill(strays)
+                await self.end(strays)
         finally:
             os.close(descriptor)
         return (await self.state()).phase is MachinePhase.RUNNING

@@ -14,7 +14,7 @@ from vzkubelet.errors import Error, MachineFault, clip
 from vzkubelet.machines.addresses import machine_mac
 from vzkubelet.machines.directory import MachineDirectory, MachineRecord, listen, os_fault
 from vzkubelet.machines.process import Launch, ProcessRef, boot_id, exit_of, kill, last_words, launch
-from vzkubelet.machines.process_machine import ProcessMachine, ProcessState, to_completion
+from vzkubelet.machines.process_machine import ProcessMachine, ProcessState
 from vzkubelet.machines.qemu import monitor, shares
 from vzkubelet.machines.qemu.accelerator import Accelerator, KvmProof
 from vzkubelet.machines.qemu.command_line import QemuInvocation, command_line
@@ -91,10 +91,12 @@ class QemuMachine(ProcessMachine[QemuState]):
                 ssh_port=port,
                 accelerator=accelerator.name,
             )
-            await to_completion(aio.run_blocking(self.directory.write_state, state), f"record start of {self.uid}")
+            recording = aio.run_blocking(self.directory.write_state, state)
+            await aio.uninterrupted(recording, name=f"record start of {self.uid}")
         except BaseException as exc:
             # Servers last: a QEMU that lost them would linger for their answers.
-            await to_completion(self._undo_start(list(reversed(processes)), before), f"undo start of {self.uid}")
+            undo = self._undo_start(list(reversed(processes)), before)
+            await aio.uninterrupted(undo, name=f"undo start of {self.uid}")
             if isinstance(exc, OSError):
                 raise os_fault(exc, f"cannot start machine {self.uid}") from exc
             raise

@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from vzkubelet.errors import (
 )
 from vzkubelet.machines.addresses import MacAddress
 from vzkubelet.machines.directory import MachineDirectory, os_fault
-from vzkubelet.machines.process import ProcessRef, boot_id, exit_of, kill, last_words
-from vzkubelet.machines.process_machine import ProcessMachine, ProcessState, to_completion
+from vzkubelet.machines.process import ProcessRef, boot_id, exit_of, last_words, terminate
+from vzkubelet.machines.process_machine import ProcessMachine, ProcessState
 from vzkubelet.machines.vz import guest_agent, plan
 from vzkubelet.machines.vz.client import Client, HelperLost, closing
 from vzkubelet.machines.vz.launch import HELPER_ROLE, Interpreter, launch_helper
@@ -44,6 +44,8 @@ _GREETING_S = 60.0
 _ANSWER_S = 10.0
 """How much longer than for the framework a helper is waited for."""
 _EXIT_S = 5.0
+_END_S = 3.0
+"""From a stopped guest, or one that cannot be stopped, to the end of its helper."""
 
 
 class VzState(ProcessState, kw_only=True):
@@ -101,9 +103,10 @@ class HelpedMachine(ProcessMachine[VzState]):
             state = VzState(
                 phase=MachinePhase.RUNNING, started_at=started_at, process=process, mac=str(mac), slot=slot.index
             )
-            await to_completion(aio.run_blocking(self.directory.write_state, state), f"record start of {self.uid}")
+            recording = aio.run_blocking(self.directory.write_state, state)
+            await aio.uninterrupted(recording, name=f"record start of {self.uid}")
         except BaseException as exc:
-            await to_completion(self._undo_start(process, before), f"undo start of {self.uid}")
+            await aio.uninterrupted(self._undo_start(process, before), name=f"undo start of {self.uid}")
             if isinstance(exc, OSError):
                 raise os_fault(exc, f"cannot start machine {self.uid}") from exc
             raise
@@ -112,7 +115,7 @@ class HelpedMachine(ProcessMachine[VzState]):
 
     async def _undo_start(self, process: ProcessRef | None, before: VzState) -> None:
         if process is not None:
-            await kill([process])
+            await self.end([process])
         await aio.run_blocking(self.directory.write_state, before)
 
     async def _start_guest(self, process: ProcessRef, timeout_s: float) -> None:
@@ -179,16 +182,14 @@ class HelpedMachine(ProcessMachine[VzState]):
             f"{_exit_remedy(exit_status)}{said}"
         )
 
-    async def _terminate(self, state: VzState, process: ProcessRef) -> None:
+    async def end(self, processes: Sequence[ProcessRef]) -> None:
         """A guest that is stopped by the framework gives its slot back; one whose process is shot may not."""
-        try:
-            with closing(await Client.connect(self.directory.helper_socket)) as client:
-                await client.kill(timeout_s=self._parts.choices.waits.stop_s + _ANSWER_S)
-            async with asyncio.timeout(_EXIT_S):
-                await exit_of(process)
-        except (Error, TimeoutError) as exc:
-            _log.info("helper %d of machine %s is killed: %s", process.pid, self.uid, str(exc) or "it did not end")
-            await kill([process])
+        grace_s = self._parts.choices.waits.stop_s + _END_S
+        for process in await terminate(processes, grace_s):
+            _log.warning("helper %d of machine %s was killed: it did not end in %.0f s", process.pid, self.uid, grace_s)
+
+    async def _terminate(self, state: VzState, process: ProcessRef) -> None:
+        await self.end([process])
 
     async def power_off(self) -> None:
         if (await self.state()).phase is not MachinePhase.RUNNING:

@@ -142,6 +142,8 @@ class Session:
                 raise Conflict("the machine was started already; a helper starts its machine once")
             try:
                 machine = await self._created()
+                if self._killed:
+                    raise Conflict("the machine was killed before it was started")
                 await machine.start(recovery=recovery, timeout_s=self._plan.waits.start_s)
             except Error as exc:
                 self._finish(Ending(exc))
@@ -168,12 +170,12 @@ class Session:
     async def kill(self) -> None:
         """End the machine, whatever it does. It is gone at the latest when this process is."""
         self._killed = True
-        if self._machine is not None and self.end is None:
-            try:
-                async with asyncio.timeout(self._plan.waits.stop_s):
+        try:
+            async with asyncio.timeout(self._plan.waits.stop_s), self._lock:  # what still starts cannot be stopped
+                if self._machine is not None and self.end is None:
                     await self._machine.stop()
-            except (Error, TimeoutError) as exc:
-                _log.warning("the machine does not stop and ends with this process: %s", exc)
+        except (Error, TimeoutError) as exc:
+            _log.warning("the machine does not stop and ends with this process: %s", str(exc) or "it takes too long")
         self._finish(Ending())
 
     def abandon(self, why: str) -> None:
@@ -209,7 +211,8 @@ class Session:
     async def _conclude(self, end: End) -> None:
         await aio.cancel(self._network.task)
         try:
-            await aio.run_blocking(write_atomic, self._directory.end, msgspec.json.encode(end))
+            if self._directory.path.is_dir():  # one that is removed while its guest runs is not made again
+                await aio.run_blocking(write_atomic, self._directory.end, msgspec.json.encode(end))
         except OSError as exc:
             _log.error("cannot write %s: %s", self._directory.end, exc)
         self.on_event(protocol.Stopped(end=end))
