@@ -150,7 +150,7 @@ def app(tmp_path: Path) -> Path:
 def test_the_copied_interpreter_finds_library_and_packages(app: Path) -> None:
     """Everything but codesign is the same on every system: PEP 405 and path files."""
     program = app / bundle.EXECUTABLE
-    done = subprocess.run([program, "-c", PROOF], capture_output=True, text=True, cwd="/", env={}, timeout=30)
+    done = subprocess.run([program, "-P", "-c", PROOF], capture_output=True, text=True, cwd="/", env={}, timeout=30)
     assert done.stdout == "ok\n", done.stderr
     where = "import sys, vzkubelet; print(sys.prefix, sys.executable, vzkubelet.__file__, sep='\\n')"
     said = subprocess.run([program, "-c", where], capture_output=True, text=True, cwd="/", env={}, timeout=30).stdout
@@ -162,7 +162,11 @@ def test_the_copied_interpreter_finds_library_and_packages(app: Path) -> None:
 
 def test_the_agent_runs_from_the_copied_interpreter(app: Path) -> None:
     done = subprocess.run(
-        [app / bundle.EXECUTABLE, "-m", "vzkubelet", "version"], capture_output=True, text=True, env={}, timeout=30
+        [app / bundle.EXECUTABLE, "-P", "-m", "vzkubelet", "version"],
+        capture_output=True,
+        text=True,
+        env={},
+        timeout=30,
     )
     assert done.stdout.startswith("macos-vz-kubelet "), done.stderr
 

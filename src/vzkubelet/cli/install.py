@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from vzkubelet.config import Config
     from vzkubelet.host.probe import Probe
 
+_MODULE = ("-P", "-m", "vzkubelet")
+"""Without -P a file in the home directory, where the service runs, would stand in for a module of the same name."""
+
 
 @click.command(cls=flags.WithSwitches, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--print", "only_print", is_flag=True, help="Print the service's definition and change nothing.")
@@ -74,9 +77,9 @@ def _program(settings: "Config", probe: "Probe", *, must_exist: bool) -> Sequenc
             app = settings.vz.helper_app.absolute()
             if must_exist and probe.status(app / bundle.EXECUTABLE) is None:
                 raise InvalidInput(f"there is no signed app at {app}: run macos-vz-kubelet sign first")
-            return (str(app / bundle.EXECUTABLE), "-m", "vzkubelet")
+            return (str(app / bundle.EXECUTABLE), *_MODULE)
         case "linux":
             script = Path(sys.executable).with_name("macos-vz-kubelet")
-            return (str(script),) if script.exists() else (sys.executable, "-m", "vzkubelet")
+            return (str(script),) if script.exists() else (sys.executable, *_MODULE)
         case other:
             raise Unsupported(f"there is no service for {other}; run the agent under a supervisor of your own")

@@ -170,7 +170,7 @@ def test_missing_kernel_is_a_failed_check(mac_host: MacHost, tmp_path: Path) -> 
 
 def test_crash_of_a_stage_costs_only_that_stage(mac_host: MacHost, tmp_path: Path) -> None:
     crashing = tmp_path / "python"
-    crashing.write_text(f'#!/bin/sh\n[ "$3" = creation ] && kill -ABRT $$\nexec {sys.executable} "$@"\n')
+    crashing.write_text(f'#!/bin/sh\n[ "$4" = creation ] && kill -ABRT $$\nexec {sys.executable} "$@"\n')
     crashing.chmod(crashing.stat().st_mode | stat.S_IXUSR)
     report = self_check.run(interpreter=Interpreter(str(crashing), mac_host.environment(), is_signed_app=True))
     (failed,) = [check for check in report.checks if check.state is State.FAILED]

@@ -89,13 +89,13 @@ def test_install_writes_flags_into_the_job_and_secrets_aside(verb: Verb, manager
     code, out, err = verb("install", *arguments, "--cache-dir", str(tmp_path / "cache"))
     assert (code, err) == (0, "")
     job = plistlib.loads((tmp_path / f"Library/LaunchAgents/{LABEL}.plist").read_bytes())
-    assert job["ProgramArguments"][:3] == [str(app / bundle.EXECUTABLE), "-m", "vzkubelet"]
+    assert job["ProgramArguments"][:4] == [str(app / bundle.EXECUTABLE), "-P", "-m", "vzkubelet"]
     assert {"--nodename=mac-1", "--disable-taint=true"} <= set(job["ProgramArguments"])
     file = tmp_path / "Library/Application Support/macos-vz-kubelet/agent.env"
     assert job["ProgramArguments"][-1] == f"--environment-file={file}"
     assert config.environment_file.read(file).items() >= KEPT_VARIABLES.items()
     assert "a b'c" not in out
-    again = config.read(dict(text[2:].split("=", 1) for text in job["ProgramArguments"][3:]))
+    again = config.read(dict(text[2:].split("=", 1) for text in job["ProgramArguments"][4:]))
     assert (again.node.name, again.node.taints, again.guests.ssh_password) == ("mac-1", (), "a b'c")
 
 

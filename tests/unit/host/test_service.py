@@ -16,7 +16,7 @@ from vzkubelet.host.service import captured, install, place, purge, systemd
 from vzkubelet.host.service.captured import Captured
 from vzkubelet.host.service.place import Place
 
-PROGRAM = ("/Users/ci/Library/Application Support/x.app/Contents/MacOS/macos-vz-kubelet", "-m", "vzkubelet")
+PROGRAM = ("/Users/ci/Library/Application Support/x.app/Contents/MacOS/macos-vz-kubelet", "-P", "-m", "vzkubelet")
 TAKEN = Captured(("--nodename=mac-1",), {"VZ_SSH_PASSWORD": "a 'b' $c"})
 
 

@@ -1,10 +1,13 @@
 """The signed app: what is in it, which commands sign it, and when nothing is to be done."""
 
+import ctypes
 import datetime
+import os
 import plistlib
 import signal
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -231,6 +234,49 @@ def test_a_failure_leaves_the_old_app_and_nothing_else(tmp_path: Path, plan: Pla
         sign.sign(host, app, plan, lambda _: None)
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith((".", "m"))] == ["m.app"]
     assert (app / "old").is_dir()
+
+
+def test_an_app_that_cannot_be_replaced_is_there_again(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two renames there is none, and the service would start nothing from then on."""
+    app, rename = tmp_path / "m.app", Path.rename
+    (app / "old").mkdir(parents=True)
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target == app and "retired" not in self.name:
+            raise PermissionError(1, "Operation not permitted", str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(InvalidInput, match="Operation not permitted"):
+        sign.sign(Codesign(), app, plan, lambda _: None)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith((".", "m"))] == ["m.app"]
+    assert (app / "old").is_dir()
+
+
+def test_the_old_app_goes_in_one_step_where_the_system_can(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, swapped = tmp_path / "m.app", list[tuple[bytes, bytes, int]]()
+    (app / "old").mkdir(parents=True)
+
+    class Exchange:
+        argtypes: list[type]
+
+        def __call__(self, one: bytes, other: bytes, flags: int) -> int:
+            swapped.append((one, other, flags))
+            app, staged, aside = Path(os.fsdecode(one)), Path(os.fsdecode(other)), tmp_path / "aside"
+            app.rename(aside)
+            staged.rename(app)
+            aside.rename(staged)
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renamex_np=Exchange()))
+    sign.sign(Codesign(), app, plan, lambda _: None)
+    assert [flags for _, _, flags in swapped] == [2]
+    assert (app / bundle.EXECUTABLE).is_file()
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith((".", "m"))] == ["m.app"]
 
 
 def test_an_app_that_macos_kills_is_not_put_in_place(tmp_path: Path, plan: Plan) -> None:

@@ -1,6 +1,8 @@
 """Building and signing the app: staged beside its place, verified, and put there whole."""
 
 import contextlib
+import ctypes
+import os
 import plistlib
 import secrets
 import shlex
@@ -24,6 +26,7 @@ RESTRICTED = frozenset({BRIDGING, "com.apple.developer.networking.vmnet"})
 SIGNING_TIMEOUT_S = 120.0
 """A time stamp is fetched from Apple."""
 PROOF = "import ssl, vzkubelet.cli; print('ok')"
+_RENAME_SWAP = 2  # sys/stdio.h
 Tell = Callable[[str], None]
 
 
@@ -112,7 +115,7 @@ def _prove(probe: Probe, app: Path, wanted: Plan, tell: Tell) -> None:
     found = entitlements(probe, app)
     if found != wanted.record.entitlements:
         raise MachineFault(f"the signature grants {sorted(found)} instead of {sorted(wanted.record.entitlements)}")
-    done = _run(probe, [str(app / bundle.EXECUTABLE), "-c", PROOF], tell)
+    done = _run(probe, [str(app / bundle.EXECUTABLE), "-P", "-c", PROOF], tell)
     if done.stdout.strip() != "ok":
         raise MachineFault(f"the interpreter in the app does not find the agent: {clip(done.text)}")
 
@@ -158,12 +161,30 @@ def _staged(app: Path) -> Iterator[Path]:
 
 
 def _replace(app: Path, staged: Path) -> None:
-    """Processes that run from the old app keep their files until they end."""
+    """At no moment there is no app. Processes that run from the old one keep their files until they end."""
+    if app.is_dir() and _exchange(app, staged):
+        return  # what was there is removed with the staging directory
     retired = app.with_name(f"{STAGING_PREFIX}{secrets.token_hex(4)}-retired-{app.name}")
     with contextlib.suppress(FileNotFoundError):
         app.rename(retired)
-    staged.rename(app)
+    try:
+        staged.rename(app)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            retired.rename(app)
+        raise
     remove_tree(retired)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories change places in one step (renamex_np(2)); False where that cannot be done."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        exchange = libc.renamex_np
+    except AttributeError:
+        return False
+    exchange.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint]
+    return bool(exchange(os.fsencode(one), os.fsencode(other), _RENAME_SWAP) == 0)
 
 
 def _packaged(name: str) -> dict[str, bool]:

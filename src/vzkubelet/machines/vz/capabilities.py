@@ -56,7 +56,7 @@ def measured() -> Capabilities:
 
 def ask(interpreter: Interpreter) -> Capabilities:
     """Of this host, in a process of its own, which takes about a second. Raises: Unsupported, MachineFault."""
-    command = [interpreter.executable, "-m", "vzkubelet.machines.vz.capabilities"]
+    command = interpreter.module("vzkubelet.machines.vz.capabilities")
     try:
         done = subprocess.run(
             command, env=interpreter.environment, capture_output=True, timeout=_ASK_S, check=False, cwd="/"

@@ -75,8 +75,7 @@ async def run(
     Raises: what the process reports (see `installer`), MachineFault when it dies without a word.
     """
     process = await asyncio.create_subprocess_exec(
-        interpreter.executable,
-        *("-m", _MODULE),
+        *interpreter.module(_MODULE),
         env=dict(interpreter.environment),
         cwd="/",
         stdin=subprocess.PIPE,

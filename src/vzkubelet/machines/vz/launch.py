@@ -24,6 +24,14 @@ class Interpreter:
     environment: Mapping[str, str]
     is_signed_app: bool
 
+    def module(self, name: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
+        """The command line that runs a module of ours; `options` are the interpreter's.
+
+        ``-P``: a file in the directory that it runs in would otherwise stand in for a module of the same name, with
+        all that the signed application may do.
+        """
+        return [self.executable, "-P", *options, "-m", name, *arguments]
+
     @classmethod
     def find(cls, app: Path, environment: Mapping[str, str]) -> "Interpreter":
         """The one in our signed application; without one this process's own, which on a Mac lacks the entitlement."""
@@ -48,7 +56,7 @@ def launch_helper(interpreter: Interpreter, directory: MachineDirectory, inherit
         arguments = [str(directory.path), "--listen-fd", str(server.fileno())]
         return launch(
             Launch(
-                argv=[interpreter.executable, *marks, "-m", _MODULE, *arguments],
+                argv=interpreter.module(_MODULE, *arguments, options=marks),
                 owner=directory.path,
                 role=HELPER_ROLE,
                 cwd=directory.path,

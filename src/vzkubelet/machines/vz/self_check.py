@@ -48,7 +48,7 @@ def run(guest: Path | None = None, interpreter: Interpreter | None = None) -> Re
 
     Raises: Unsupported (no frameworks here).
     """
-    environment = config.process_environment()
+    environment = config.helper_environment()
     chosen = interpreter or Interpreter.find(Path(MAC_SUPPORT).expanduser() / "macos-vz-kubelet.app", environment)
     facts, host_checks = _host_facts(chosen)
     checks = list(host_checks)
@@ -109,7 +109,7 @@ def _stage(interpreter: Interpreter, stage: str, *arguments: str) -> Sequence[Ch
 
 def _ask(interpreter: Interpreter, stage: str, *arguments: str) -> _Answer | Check:
     """The answer of a stage, or the check that says how its process ended."""
-    command = [interpreter.executable, "-m", _MODULE, stage, *arguments]
+    command = interpreter.module(_MODULE, stage, *arguments)
     try:
         done = subprocess.run(
             command, env=interpreter.environment, capture_output=True, timeout=_STAGE_S, check=False, cwd="/"
