@@ -72,7 +72,7 @@ def _self_check(given: Mapping[str, str], guest: str | None, as_json: bool) -> i
     from vzkubelet.machines.vz.launch import Interpreter
 
     app = config.read(given, purpose=config.Purpose.STANDALONE).vz.helper_app
-    report = self_check.run(Path(guest) if guest else None, Interpreter.find(app, config.process_environment()))
+    report = self_check.run(Path(guest) if guest else None, Interpreter.find(app, config.helper_environment()))
     click.echo(report.json if as_json else report.text)
     return 0 if report.passed else PROBLEM_EXIT_CODE
 

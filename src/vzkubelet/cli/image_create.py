@@ -66,7 +66,7 @@ async def _create(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     # Before anything is fetched: the name may be taken, and the host may be none that installs.
     with bundle.staged(directory) as staging:
-        interpreter = Interpreter.find(settings.vz.helper_app, config.process_environment())
+        interpreter = Interpreter.find(settings.vz.helper_app, config.helper_environment())
         is_latest = request.restore_image == _LATEST
         path = "" if is_latest else str(Path(request.restore_image).expanduser().absolute())
         described = await installation.run(interpreter, installation.Describe(path=path))
