@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vzkubelet.config import VzNetwork
+from vzkubelet.config.packet_filter import SOFTNET, FilterCommand
 from vzkubelet.errors import clip
 from vzkubelet.host import property_list
 from vzkubelet.host.apple_system import macos_version
@@ -154,27 +155,38 @@ def _vmnet(probe: Probe, subject: Subject) -> Iterator[Finding]:
 def packet_filter(probe: Probe, subject: Subject) -> Iterator[Finding]:
     if not subject.config.vz.packet_filter:
         return
-    name = subject.config.vz.packet_filter[0]
+    command = FilterCommand.of(subject.config.vz.packet_filter)
+    why = "guests that it is to confine are not started"
+    if not command.program:
+        yield problem("packet-filter", "sudo is told no program", why, "export VZ_PACKET_FILTER='sudo -n softnet'")
+        return
+    name = command.program[0]
     program = probe.which(name)
     if program is None:
-        yield problem(
-            "packet-filter",
-            f"there is no program {name}",
-            "guests that it is to confine are not started",
-            "brew install cirruslabs/cli/softnet" if name == "softnet" else f"ls -l {name}",
-        )
-        return
-    found = probe.status(program)
-    privileged = found is not None and found.uid == 0 and found.mode & stat.S_ISUID
-    if privileged or probe.facts.uid == 0 or probe.run(["sudo", "-n", str(program), "--help"]).ok:
+        fix = "brew install cirruslabs/cli/softnet" if name == SOFTNET else f"ls -l {name}"
+        yield problem("packet-filter", f"there is no program {name}", why, fix)
+    elif not command.is_softnet and not command.sudo:
+        yield ok("packet-filter", f"{program} is there; what rights it needs is its own affair")
+    elif _may_make_networks(probe, command, program):
         yield ok("packet-filter", f"{program} may make networks")
     else:
-        yield problem(
-            "packet-filter",
-            f"{program} has no right to make networks",
-            "guests that it is to confine are not started",
-            f"sudo chown root {program} && sudo chmod u+s {program}",
-        )
+        user = probe.facts.user
+        fixes = [f"echo '{user} ALL=(root) NOPASSWD: {program}' | sudo tee /etc/sudoers.d/packet-filter"]
+        if command.is_softnet and not command.sudo:
+            fixes.insert(0, f"sudo chown root {program} && sudo chmod u+s {program}   # or:")
+        yield problem("packet-filter", f"{program} has no right to make networks", why, *fixes)
+
+
+def _may_make_networks(probe: Probe, command: FilterCommand, program: Path) -> bool:
+    """softnet without rights starts itself again by ``sudo -n``; sudo in the command has to do without a terminal."""
+    found = probe.status(program)
+    is_privileged = found is not None and found.uid == 0 and bool(found.mode & stat.S_ISUID)
+    if not command.sudo and (is_privileged or probe.facts.uid == 0):
+        return True
+    sudo = command.sudo or ("sudo",)
+    before, after = (sudo[:-1], sudo[-1:]) if sudo[-1] == "--" else (sudo, ())
+    quiet = () if "-n" in before or "--non-interactive" in before else ("-n",)
+    return probe.run([before[0], *quiet, *before[1:], *after, str(program), "--help"]).ok
 
 
 def packet_capture(probe: Probe, subject: Subject) -> Iterator[Finding]:

@@ -90,6 +90,46 @@ def test_a_filter_that_ignores_signals_is_killed(monkeypatch: pytest.MonkeyPatch
     assert eventually(lambda: group(found.pid) == [])
 
 
+def test_a_filter_that_is_not_ours_to_kill_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one under sudo: who waits for it tells nobody that the guest has powered off."""
+    monkeypatch.setattr(packet_filter, "_GRACE_S", 0.2)
+    found = packet_filter.start(network("import time; time.sleep(60)"), MAC)
+    killpg, refused = os.killpg, []
+
+    def refuse(group: int, number: int) -> None:
+        refused.append(number)
+        raise PermissionError
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    # The watcher, which is allowed to, would kill it after three seconds.
+    for pid in group(found.pid):
+        if pid != found.pid:
+            os.kill(pid, signal.SIGKILL)
+    try:
+        begun = time.monotonic()
+        found.close()
+        assert time.monotonic() - begun < START_5_S
+        assert refused == [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
+        assert group(found.pid), "it was to survive"
+    finally:
+        killpg(found.pid, signal.SIGKILL)
+        found.wait(START_5_S)
+
+
+def test_softnet_behind_sudo_gets_its_options_and_its_own_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"sudo": 'printf "%s " "$@" >&2\nexit 1', "softnet": "exit 0"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(MachineFault) as told:
+        packet_filter.start(FileHandleNetwork(command=("sudo", "-n", "softnet", "-x")), MAC)
+    assert f"-n {tmp_path}/softnet -x --vm-fd 0 --vm-mac-address {MAC}" in told.value.message
+    assert f"sudo chown root {tmp_path}/softnet" in told.value.message
+    (tmp_path / "softnet").unlink()
+    with pytest.raises(NotFound, match="packet filter softnet is not installed"):
+        packet_filter.start(FileHandleNetwork(command=("sudo", "-n", "softnet")), MAC)
+
+
 def test_a_filter_that_ended_tells_how_and_what_it_said() -> None:
     found = packet_filter.start(
         network("import time; time.sleep(0.6); raise SystemExit('vmnet: interface is gone')"), MAC

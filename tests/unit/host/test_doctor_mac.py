@@ -304,6 +304,29 @@ def test_a_packet_filter_needs_rights(mode: int, missing: bool, sudo: bool, heal
     assert [finding.check for finding in found] == ([] if healthy else ["packet-filter"])
 
 
+@pytest.mark.parametrize(("command", "asked"), [
+    ("sudo softnet", "sudo -n /opt/homebrew/bin/softnet --help"),
+    ("sudo -n softnet --allow=10.0.0.0/8", "sudo -n /opt/homebrew/bin/softnet --help"),
+    ("sudo -u root -- softnet", "sudo -n -u root -- /opt/homebrew/bin/softnet --help"),
+])  # fmt: skip
+def test_sudo_before_a_packet_filter_is_no_right_of_the_filter(command: str, asked: str) -> None:
+    """sudo itself is set-user-ID, which says nothing."""
+    host, subject = mac(VZ_PACKET_FILTER=command)
+    host.programs["sudo"] = "/usr/bin/sudo"
+    host.modes[Path("/usr/bin/sudo")] = (0o104755, 0)
+    host.modes[Path("/opt/homebrew/bin/softnet")] = (0o100755, 501)
+    found = only(wrong(host, subject))
+    assert found.check == "packet-filter"
+    assert any("NOPASSWD: /opt/homebrew/bin/softnet" in fix for fix in found.fix)
+    host.say(asked)
+    assert wrong(host, subject) == []
+
+
+def test_a_packet_filter_without_a_program_is_told() -> None:
+    host, subject = mac(VZ_PACKET_FILTER="sudo -n")
+    assert only(wrong(host, subject)).check == "packet-filter"
+
+
 def test_clones_need_apfs() -> None:
     host, subject = mac(cache_dir="/Volumes/vm/cache")
     host.modes[Path("/Volumes/vm")] = (0o40755, 0)

@@ -1,7 +1,8 @@
 """A program that carries a guest's Ethernet frames and decides about them, such as softnet: its socket and its life.
 
 softnet is started as tart starts it: the socket is its standard input, since sudo, through which it gains its rights,
-closes every other descriptor; SIGINT ends it.
+closes every other descriptor; SIGINT ends it. Without the set-user-ID bit softnet starts itself again by ``sudo -n``,
+so that a sudo without a password is enough; a command may also have sudo in front.
 """
 
 import contextlib
@@ -12,15 +13,14 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from pathlib import PurePath
 
+from vzkubelet.config.packet_filter import FilterCommand
 from vzkubelet.errors import InvalidInput, MachineFault, NotFound, clip
 from vzkubelet.machines.vz.plan import FileHandleNetwork
 
 SEND_BUFFER_BYTES = 1024 * 1024
 RECEIVE_BUFFER_BYTES = 4 * SEND_BUFFER_BYTES
 """At least twice, best four times the send buffer (VZFileHandleNetworkDeviceAttachment.h)."""
-_SOFTNET = "softnet"
 _STARTUP_S = 0.3
 """A filter without its rights, or that does not know an option, ends at once."""
 _GRACE_S = 3.0
@@ -80,19 +80,24 @@ class PacketFilter:
             return
         self._frames.close()
         for number in (signal.SIGINT, signal.SIGTERM):
-            if self._process.poll() is None:
-                self._signal(number)
+            if self._process.poll() is None and self._signal(number):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(_GRACE_S)
         self._signal(signal.SIGKILL)  # the watcher as well
-        self._process.wait()
+        # One under sudo is not ours to kill. Its end is not waited for: the guest's has to be told.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
         for descriptor in (self._life, self._words):
             os.close(descriptor)
         self._life = self._words = -1
 
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # one that kept root ends with its socket
+    def _signal(self, number: int) -> bool:
+        """Whether anybody was there that we may signal; one that kept root ends with its socket."""
+        try:
             os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
 
 
 def frame_sockets() -> tuple[socket.socket, socket.socket]:
@@ -110,14 +115,17 @@ def frame_sockets() -> tuple[socket.socket, socket.socket]:
 
 
 def command_line(command: Sequence[str], mac: str) -> list[str]:
-    """``{fd}`` and ``{mac}`` replaced; a bare ``softnet …`` gets the two options that it needs. Pure.
+    """``{fd}`` and ``{mac}`` replaced; ``softnet …``, also behind sudo, gets the two options that it needs. Pure.
 
     Raises: InvalidInput.
     """
     if not command or not command[0]:
         raise InvalidInput("a network over a file handle needs a packet filter's command or an inherited descriptor")
     words = [word.replace("{fd}", "0").replace("{mac}", mac) for word in command]
-    if PurePath(words[0]).name == _SOFTNET and not any(word.startswith("--vm-fd") for word in words):
+    found = FilterCommand.of(words)
+    if not found.program:
+        raise InvalidInput(f"the packet filter's command {' '.join(command)!r} names no program for sudo to start")
+    if found.is_softnet and not any(word.startswith("--vm-fd") for word in words):
         words += ["--vm-fd", "0", "--vm-mac-address", mac]
     return words
 
@@ -128,26 +136,32 @@ def start(network: FileHandleNetwork, mac: str) -> PacketFilter:
     Raises: InvalidInput, NotFound, MachineFault with the program's own words when it ends at once.
     """
     command = command_line(network.command, mac)
-    if shutil.which(command[0]) is None:
-        raise NotFound(
-            f"the packet filter {command[0]} is not installed or not executable; softnet is installed by "
-            "`brew install cirruslabs/cli/softnet`",
-            reason="PacketFilterNotFound",
-        )
+    parts = FilterCommand.of(command)
+    name = parts.program[0]
+    program = shutil.which(name)
+    for needed in (*parts.sudo[:1], name):
+        if shutil.which(needed) is None:
+            raise NotFound(
+                f"the packet filter {needed} is not installed or not executable; softnet is installed by "
+                "`brew install cirruslabs/cli/softnet`",
+                reason="PacketFilterNotFound",
+            )
+    if parts.sudo and program is not None:  # sudo may search elsewhere
+        command = [*parts.sudo, program, *parts.program[1:]]
     try:
-        found = _launched(command)
+        found = _launched(command, name)
     except OSError as exc:
         raise MachineFault(
-            f"the packet filter {command[0]} does not start: {exc.strerror}", reason="PacketFilterFailed"
+            f"the packet filter {name} does not start: {exc.strerror}", reason="PacketFilterFailed"
         ) from exc
     fault = found.wait(_STARTUP_S)
     if not fault:
         return found
     found.close()
-    raise MachineFault(f"{fault}{_rights(command[0])}", reason="PacketFilterFailed")
+    raise MachineFault(f"{fault}{_rights(parts)}", reason="PacketFilterFailed")
 
 
-def _launched(command: list[str]) -> PacketFilter:
+def _launched(command: list[str], name: str) -> PacketFilter:
     with contextlib.ExitStack() as undo:
         ours, theirs = frame_sockets()
         undo.callback(ours.close)
@@ -164,13 +178,14 @@ def _launched(command: list[str]) -> PacketFilter:
             finally:
                 os.close(watched)
         undo.pop_all()
-        return PacketFilter(ours, process, command[0], words, life)
+        return PacketFilter(ours, process, name, words, life)
 
 
-def _rights(program: str) -> str:
-    if PurePath(program).name != _SOFTNET:
+def _rights(parts: FilterCommand) -> str:
+    if not parts.is_softnet:
         return ""
+    program = shutil.which(parts.program[0])
     return (
-        f"; softnet needs root for vmnet: `sudo chown root {shutil.which(program)} && sudo chmod u+s "
-        f"{shutil.which(program)}`, or sudo without a password"
+        f"; softnet needs root for vmnet: `sudo chown root {program} && sudo chmod u+s {program}`, or a sudo that does "
+        f"not ask for a password for {program}"
     )
