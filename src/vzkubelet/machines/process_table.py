@@ -114,11 +114,13 @@ def environment(pid: int) -> list[bytes]:
     macOS hides the environment of programs with entitlements, so there arguments of that form count too.
     """
     if sys.platform == "darwin":
+        found: list[str] = []
         with contextlib.suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
-            variables = [f"{name}={value}" for name, value in process.environ().items()]
-            return [os.fsencode(text) for text in (*variables, *process.cmdline())]
-        return []
+            with contextlib.suppress(psutil.Error, OSError):  # where one is refused the other may not be
+                found += [f"{name}={value}" for name, value in process.environ().items()]
+            found += process.cmdline()
+        return [os.fsencode(text) for text in found]
     try:
         return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:

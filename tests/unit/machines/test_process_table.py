@@ -3,6 +3,7 @@
 import os
 import struct
 
+import psutil
 import pytest
 
 from vzkubelet.machines import process, process_table
@@ -57,3 +58,29 @@ def test_marks_are_found_in_arguments_where_the_environment_is_hidden(monkeypatc
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("psutil.Process", Entitled)
     assert f"{process.OWNER}=/cache/machines/u-1".encode() in process_table.environment(7)
+
+
+@pytest.mark.parametrize("refused", ["environ", "cmdline"])
+def test_marks_are_found_where_the_other_half_is_refused(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    """An entitled helper that nobody finds again runs on beside its successor."""
+    mark = f"{process.OWNER}=/cache/machines/u-1"
+
+    class Entitled:
+        def __init__(self, pid: int) -> None:
+            self.pid = pid
+
+        def _told(self, name: str) -> None:
+            if name == refused:
+                raise psutil.AccessDenied(self.pid)
+
+        def environ(self) -> dict[str, str]:
+            self._told("environ")
+            return dict([mark.split("=")])
+
+        def cmdline(self) -> list[str]:
+            self._told("cmdline")
+            return ["/app/python", "-X", mark, "-m", "helper"]
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("psutil.Process", Entitled)
+    assert mark.encode() in process_table.environment(7)
