@@ -32,6 +32,13 @@ def _services(disk: Path) -> list[psutil.Process]:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 is_service = process.name().startswith(_SERVICE[:_SHOWN])
-                if is_service and str(disk) in {opened.path for opened in process.open_files()}:
+                if is_service and any(_is_same(opened.path, disk) for opened in process.open_files()):
                     found.append(process)
     return found
+
+
+def _is_same(path: str, disk: Path) -> bool:
+    """The kernel tells a path without links and in the letters of the directory entry; ours is as it was given."""
+    with contextlib.suppress(OSError):
+        return disk.samefile(path)
+    return False
