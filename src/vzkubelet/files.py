@@ -1,6 +1,8 @@
 """State files that are complete or absent: staged beside their place, synced, renamed."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -8,6 +10,7 @@ from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
 """What a crash left half made starts with this and may be removed by whoever owns the directory."""
+_NO_FULL_SYNC = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENODEV})
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -20,7 +23,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         staged.replace(path)
     except BaseException:
         staged.unlink(missing_ok=True)
@@ -28,11 +31,28 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     sync_directory(path.parent)
 
 
+def sync(descriptor: int) -> None:
+    """Make what was written to a file or directory survive a loss of power.
+
+    fsync(2) of macOS leaves it in the drive's cache, F_FULLFSYNC does not; network and foreign file systems refuse it.
+    """
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+        except OSError as exc:
+            if exc.errno not in _NO_FULL_SYNC:
+                raise
+        else:
+            return
+    os.fsync(descriptor)
+
+
 def sync_directory(path: Path) -> None:
     """Make renames in this directory survive a crash of the host."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

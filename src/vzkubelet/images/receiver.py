@@ -13,6 +13,7 @@ import queue
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 
+from vzkubelet import files
 from vzkubelet.aio import BlockingPool, spawn, uninterrupted
 from vzkubelet.errors import Integrity
 from vzkubelet.images.formats.artifact import PULL_REASON, Encoding, Layer
@@ -179,7 +180,7 @@ class _Receiver:
             if actual != self._layer.raw_digest:
                 what = f"the content of blob {self._layer.blob.digest} has digest {actual}"
                 raise self._damaged(f"{what} instead of {self._layer.raw_digest}", self._layer.raw_digest, actual)
-            os.fsync(descriptor)
+            files.sync(descriptor)
         finally:
             os.close(descriptor)
 

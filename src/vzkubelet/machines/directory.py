@@ -22,7 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from vzkubelet.errors import AlreadyExists, Error, Exhausted, InvalidInput, NotFound, Unavailable
-from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.files import STAGING_PREFIX, sync, sync_directory, write_atomic
 from vzkubelet.ports import MachinePhase, MachineSpec, MachineStatus, Share
 
 _log = logging.getLogger(__name__)
@@ -316,7 +316,7 @@ class MachineRoot:
 def _sync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import msgspec
 from yarl import URL
 
 from vzkubelet.errors import Error, InvalidInput, NotFound, Unavailable, clip
-from vzkubelet.files import write_atomic
+from vzkubelet.files import sync, write_atomic
 from vzkubelet.machines.directory import os_fault
 
 Progress = Callable[[int, int], None]
@@ -109,7 +108,7 @@ async def _fetch(session: aiohttp.ClientSession, address: URL, part: Path, progr
                 done_bytes += len(data)
                 progress(done_bytes, total_bytes)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
     if total_bytes and done_bytes != total_bytes:
         raise Unavailable(f"{address.name}: the server sent {done_bytes} of {total_bytes} bytes")
 
