@@ -16,6 +16,7 @@ from vzkubelet.machines.directory import MachineDirectory
 from vzkubelet.machines.vz import apple, configuration
 from vzkubelet.machines.vz.availability import MacOS, check_host
 from vzkubelet.machines.vz.faults import Operation, Situation
+from vzkubelet.machines.vz.identity import IdentityLock
 from vzkubelet.machines.vz.plan import (
     AUTOMOUNT_TAG,
     MIB,
@@ -508,8 +509,6 @@ def test_a_save_that_the_devices_forbid_is_told_when_building(sequoia: Mac) -> N
 
 
 def test_the_identifiers_of_an_image_are_used_by_one_machine_at_a_time(tmp_path: Path) -> None:
-    from vzkubelet.machines.vz.identity import IdentityLock
-
     def lock(policy: IdentityPolicy, machine_id: bytes = b"image") -> IdentityLock:
         return IdentityLock(Identity(machine_id=machine_id, policy=policy, locks=str(tmp_path / "identities")))
 
@@ -525,8 +524,21 @@ def test_the_identifiers_of_an_image_are_used_by_one_machine_at_a_time(tmp_path:
     alone.take()
     with pytest.raises(Exhausted):
         lock(IdentityPolicy.FAIL_IF_RUNNING).take()
-    lock(IdentityPolicy.KEEP).take()  # whatever else runs
     alone.release()
+
+
+def test_a_machine_that_met_one_alone_is_seen_when_that_has_ended(tmp_path: Path) -> None:
+    def lock(policy: IdentityPolicy) -> IdentityLock:
+        return IdentityLock(Identity(machine_id=b"image", policy=policy, locks=str(tmp_path)))
+
+    alone, other = lock(IdentityPolicy.FAIL_IF_RUNNING), lock(IdentityPolicy.KEEP)
+    alone.take()
+    other.take()  # whatever else runs
+    alone.release()
+    with pytest.raises(Exhausted):
+        lock(IdentityPolicy.FAIL_IF_RUNNING).take()
+    other.release()
+    lock(IdentityPolicy.FAIL_IF_RUNNING).take()
 
 
 def test_an_intel_mac_gets_words_and_no_missing_attribute(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def _from_data(kind: Any, representation: bytes) -> Any:
 
 
 class IdentityLock:
-    """Held while a machine with the image's identifier runs, so that `FAIL_IF_RUNNING` can see it: shared by those that
-    do not mind, exclusive for those that do. The kernel drops it with the process."""
+    """Held, shared, while a machine with the image's identifier runs, so that `FAIL_IF_RUNNING` can see it: that needs
+    to have it exclusively for a moment at its start. The kernel drops it with the process."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
@@ -69,18 +69,20 @@ class IdentityLock:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             raise os_fault(exc, f"cannot lock {path}") from exc
-        must_be_alone = self._identity.policy is IdentityPolicy.FAIL_IF_RUNNING
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if must_be_alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            if self._identity.policy is IdentityPolicy.FAIL_IF_RUNNING:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Between the two another may come first; then this one is refused.
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for the moment of another at most
         except BlockingIOError:
             os.close(descriptor)
-            if must_be_alone:
-                raise Exhausted(
-                    "another machine made from the same image runs with the same machine identifier; delete it, or run "
-                    "the agent with `--vz-machine-id random` (or `keep`, if equal serial numbers do no harm)",
-                    reason="MachineIdentityInUse",
-                ) from None
-            return
+            raise Exhausted(
+                "another machine made from the same image runs with the same machine identifier; delete it, or run "
+                "the agent with `--vz-machine-id random` (or `keep`, if equal serial numbers do no harm)",
+                reason="MachineIdentityInUse",
+            ) from None
         except OSError as exc:
             os.close(descriptor)
             raise os_fault(exc, f"cannot lock {path}") from exc
