@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -33,7 +33,8 @@ CODES = range(1, 13)
 AT_A_TIME = 8
 SECOND, THIRD = "5d0c8a52-0000-4000-8000-000000000002", "7f1d2c3b-0000-4000-8000-000000000003"
 
-Guest = Callable[[VzNode], None]
+RowT = TypeVar("RowT")
+Guest = Callable[[VzNode, str], None]
 
 
 @pytest.fixture
@@ -55,6 +56,20 @@ async def node(world: VzWorld) -> AsyncIterator[VzNode]:
 def fault(operation: str, **said: Any) -> tuple[str, dict[str, Any]]:
     """For `MacHost.fail`; the double's README has the keys."""
     return operation, said
+
+
+def many_guests(root: Path, mac: MacHost) -> VzWorld:
+    """Linux guests, of which a Mac runs more than two: rows that need no Mac of their own run beside each other."""
+    return VzWorld(root / "machines", vz_image(root / "image", "linux"), mac)
+
+
+def some_at_a_time(rows: Sequence[RowT]) -> Iterator[Sequence[RowT]]:
+    for first in range(0, len(rows), AT_A_TIME):
+        yield rows[first : first + AT_A_TIME]
+
+
+def uid_of(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 
 # --- A machine that does not start --------------------------------------------------------------------------------
@@ -277,21 +292,21 @@ async def test_a_third_mac_waits_until_one_of_two_has_ended(node: VzNode) -> Non
 
 
 def guest(order: str) -> Guest:
-    return lambda node: node.tell_guest(order)
+    return lambda node, uid: node.tell_guest(order, uid)
 
 
 def last_word(order: str) -> Guest:
     """Its helper may be gone before it can answer."""
 
-    def tell(node: VzNode) -> None:
+    def tell(node: VzNode, uid: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            node.tell_guest(order)
+            node.tell_guest(order, uid)
 
     return tell
 
 
 def helper(number: signal.Signals) -> Guest:
-    return lambda node: os.kill(node.world.helper_pid(UID), number)
+    return lambda node, uid: os.kill(node.world.helper_pid(uid), number)
 
 
 @dataclass(frozen=True)
@@ -313,9 +328,9 @@ def crash(code: int, cause: str, remedy: str, **more: Any) -> Loss:
     return Loss(f"crash-{code}", guest(f"crash {code}"), (cause, f"(VZErrorDomain {code})"), remedy, **more)
 
 
-LOSSES = [
+CRASHES = [
     # Each code with which a running guest may stop.
-    crash(1, "Internal Virtualization error.", "`log show", restarts=True),
+    crash(1, "Internal Virtualization error.", "`log show"),
     crash(2, "Invalid virtual machine configuration.", "`macos-vz-kubelet doctor --self-check`"),
     crash(3, "Invalid virtual machine state.", "delete the pod"),
     crash(4, "Invalid virtual machine state transition.", "delete the pod"),
@@ -327,6 +342,11 @@ LOSSES = [
     crash(10, "The operation is not supported.", "`macos-vz-kubelet doctor`"),
     crash(11, "could not be saved.", "`log show"),
     crash(12, "could not be restored.", "`log show"),
+    # And as it is told by a guest of a later macOS.
+    crash(99, "The operation failed (99).", "`log show"),
+]
+LOSSES = [
+    Loss("crash-and-restart", guest("crash 1"), ("Internal Virtualization error.",), "`log show", restarts=True),
     # The helper.
     Loss("helper-killed", helper(signal.SIGKILL), ("killed by signal 9 (SIGKILL)",), "`log show", restarts=True),
     Loss("helper-crashed", helper(signal.SIGSEGV), ("killed by signal 11 (SIGSEGV)",), "DiagnosticReports"),
@@ -338,29 +358,42 @@ LOSSES = [
 ]  # fmt: skip
 
 
+async def lost(node: VzNode, row: Loss, uid: str) -> None:
+    node.bind("sleep", "infinity", uid=uid, policy="Always" if row.restarts else "Never")
+    first = await node.running(uid=uid)
+    row.loses(node, uid)
+    if row.restarts:
+        second = await node.running(restarts=1, uid=uid)
+        assert second.container_id != first.container_id
+        assert second.last_state is not None
+        ended = second.last_state.terminated
+    else:
+        ended = await node.terminated(uid)
+    assert ended is not None
+    assert (ended.exit_code, ended.reason, ended.container_id) == (137, "Error", first.container_id)
+    assert all(words in ended.message for words in row.cause), (row.name, ended.message)
+    assert row.remedy in ended.message, (row.name, ended.message)
+    assert len(ended.message) < EVENT_BYTES_MAX
+    assert node.warnings().count(Told("Warning", "Failed", f"Error: {ended.message}")) == 1
+    await node.until(lambda: node.phase(uid) == ("Running" if row.restarts else "Failed"))
+
+
 @pytest.mark.parametrize("row", LOSSES, ids=lambda row: row.name)
 async def test_a_machine_that_is_lost(row: Loss, world: VzWorld) -> None:
     async with open_node(world, path=row.path) as node:
-        node.bind("sleep", "infinity", policy="Always" if row.restarts else "Never")
-        first = await node.running()
-        row.loses(node)
-        if row.restarts:
-            second = await node.running(restarts=1)
-            assert second.container_id != first.container_id
-            assert second.last_state is not None
-            ended = second.last_state.terminated
-        else:
-            ended = await node.terminated()
-        assert ended is not None
-        assert (ended.exit_code, ended.reason, ended.container_id) == (137, "Error", first.container_id)
-        assert all(words in ended.message for words in row.cause)
-        assert row.remedy in ended.message
-        assert node.warnings() == [Told("Warning", "Failed", f"Error: {ended.message}")]
-        assert len(ended.message) < EVENT_BYTES_MAX
-        await node.until(lambda: node.phase() == ("Running" if row.restarts else "Failed"))
+        await lost(node, row, UID)
+        assert len(node.warnings()) == 1
         node.mac.expect_aborts(*row.aborts)
         if not row.restarts:
             await node.until(lambda: node.held() == [])
+
+
+async def test_guests_that_crash(tmp_path: Path, mac: MacHost) -> None:
+    async with open_node(many_guests(tmp_path, mac)) as node:
+        for rows in some_at_a_time(CRASHES):
+            await asyncio.gather(*(lost(node, row, uid_of(row.name)) for row in rows))
+        assert len(node.warnings()) == len(CRASHES)
+        await node.until(lambda: node.held() == [])
 
 
 async def test_a_machine_that_is_lost_again_and_again_backs_off(node: VzNode) -> None:
@@ -539,7 +572,7 @@ class Outcome:
 
 
 async def outcome(node: VzNode, row: Ending) -> Outcome:
-    uid = str(uuid.uuid5(uuid.NAMESPACE_OID, row.name))
+    uid = uid_of(row.name)
     node.bind(*row.command, uid=uid)
     await node.running(uid=uid)
     for operation, said in row.faults:
@@ -553,12 +586,9 @@ async def outcome(node: VzNode, row: Ending) -> Outcome:
 
 
 async def test_pods_that_are_deleted(tmp_path: Path, mac: MacHost) -> None:
-    """All rows on one Mac, some at a time: Linux guests, of which it runs more than two."""
-    world = VzWorld(tmp_path / "machines", vz_image(tmp_path / "image", "linux"), mac)
-    async with open_node(world, waits=Waits(stop_s=QUICK.stop_s)) as node:
+    async with open_node(many_guests(tmp_path, mac), waits=Waits(stop_s=QUICK.stop_s)) as node:
         outcomes: dict[str, Outcome] = {}
-        for first in range(0, len(ENDINGS), AT_A_TIME):
-            rows = ENDINGS[first : first + AT_A_TIME]
+        for rows in some_at_a_time(ENDINGS):
             found = await asyncio.gather(*(outcome(node, row) for row in rows))
             outcomes |= {row.name: one for row, one in zip(rows, found, strict=True)}
         assert outcomes == {
