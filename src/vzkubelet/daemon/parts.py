@@ -125,7 +125,15 @@ class Parts:
         self.limit = MachineLimit()
         guests = _guests(config, self.driver)
         self.machines = MachineRuntime(
-            MachineParts(self.driver, self.images, guests, self.directories, self.clock, self.limit)
+            MachineParts(
+                self.driver,
+                self.images,
+                guests,
+                self.directories,
+                self.clock,
+                self.limit,
+                config.guests.ssh_readiness_timeout_s,
+            )
         )
         self._docker_host = config.sidecars.docker_host
         self._sidecars: Sidecars | None = None
@@ -191,7 +199,6 @@ def _guests(config: Config, driver: ports.MachineDriver) -> ports.Guests:
     policy = ConnectPolicy(
         lost_after_s=GUEST_LOST_AFTER_S,
         login_timeout_s=settings.ssh_dial_timeout_s,
-        ready_within_s=settings.ssh_readiness_timeout_s,
         kex_algorithms=settings.ssh_kex_algorithms,
     )
     return SshGuests(login, policy)

@@ -107,7 +107,7 @@ class SshGuests:
         connections = Connections(dialer, self._policy)
         with aio.traced(_log, "ssh connect", guest=str(dialer)):
             try:
-                await connections.open(self._policy.ready_within_s or deadline_s)
+                await connections.open(deadline_s)
                 return SshGuest(connections, await _facts(connections), self._login.password, self._clock)
             except BaseException:
                 await connections.close()

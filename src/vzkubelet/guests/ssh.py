@@ -60,8 +60,6 @@ class ConnectPolicy:
     """How long `Guest.follow` puts up with an unreachable guest."""
     keepalive_interval_s: float = 5.0
     keepalive_count: int = 4
-    ready_within_s: float | None = None
-    """Replaces the caller's deadline for the first login."""
     kex_algorithms: tuple[str, ...] | None = None
     """None = those that asyncssh finds safe."""
     sessions_per_connection: int = 8

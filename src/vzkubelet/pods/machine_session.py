@@ -20,8 +20,8 @@ from vzkubelet.pods.machine_state import MachineContainer, Phase, Process, conta
 
 _log = logging.getLogger(__name__)
 
-BOOT_DEADLINE_S = 300.0
-"""From power-on to the first SSH login. A first boot of a macOS guest takes minutes on a busy host."""
+ADDRESS_DEADLINE_S = 300.0
+"""From power-on to the guest's address. A first boot of a macOS guest takes minutes on a busy host."""
 SYNC_DEADLINE_S = 5.0
 """How long a guest may take to write its shares back before it is switched off."""
 CONSOLE_POLL_S = 0.5
@@ -45,6 +45,8 @@ class Parts:
     directories: PodDirectories
     clock: Clock
     limit: MachineLimit = field(default_factory=MachineLimit)
+    login_deadline_s: float = 300.0
+    """From the guest's address to the first login."""
 
 
 class Session:
@@ -119,11 +121,11 @@ class Session:
 
     async def _address(self) -> ports.GuestAddress:
         try:
-            async with asyncio.timeout(BOOT_DEADLINE_S):
+            async with asyncio.timeout(ADDRESS_DEADLINE_S):
                 return await self._parts.driver.address(self._pod.uid)
         except TimeoutError as exc:
             raise errors.DeadlineExceeded(
-                f"the guest had no address {BOOT_DEADLINE_S:.0f} s after power-on{self._console_tail()}"
+                f"the guest had no address {ADDRESS_DEADLINE_S:.0f} s after power-on{self._console_tail()}"
             ) from exc
 
     async def _while_machine_runs(self, work: Coroutine[Any, Any, ports.GuestAddress]) -> ports.GuestAddress:
@@ -194,7 +196,7 @@ class Session:
                 with self._traced("guest connect"):
                     address = await driver.address(self._pod.uid)
                     host_key = driver.host_key(self._pod.uid)
-                    self._guest = await self._parts.guests.connect(address, host_key, BOOT_DEADLINE_S)
+                    self._guest = await self._parts.guests.connect(address, host_key, self._parts.login_deadline_s)
             return self._guest
 
     async def _watch(self, state: MachineContainer) -> None:
