@@ -153,16 +153,6 @@ async def test_a_root_directory_that_stays_closed_is_told_with_the_way_out(admin
         tool.write_text(kept)
 
 
-async def test_a_share_under_the_automount_tag_is_linked(guest: SshGuest, bsd: SshSystem) -> None:
-    tag = fresh_id()
-    automount = bsd.directory / "data/Volumes/My Shared Files"
-    (automount / tag / "sub").mkdir(parents=True)
-    (automount / tag / "sub/file").write_text("hello\n")
-    for _ in range(2):
-        await guest.prepare("", [GuestMount(tag, f"/opt/{tag}"), GuestMount(tag, f"/opt/{tag}-sub", sub_path="sub")])
-        assert await shell(guest, f"cat /opt/{tag}/sub/file /opt/{tag}-sub/file") == "hello\n" * 2
-
-
 async def test_a_share_that_is_not_there_is_named(guest: SshGuest) -> None:
     with pytest.raises(Unavailable, match="fs_tag nothing not found"):
         await guest.prepare("", [GuestMount("nothing", "/opt/nothing")])

@@ -10,7 +10,7 @@ from vzkubelet import aio
 from vzkubelet.errors import Unavailable, clip
 from vzkubelet.guests.command import Command
 from vzkubelet.guests.connections import Connections
-from vzkubelet.guests.shell import POSIX_SHELLS, quote
+from vzkubelet.guests.shell import POSIX_SHELLS
 from vzkubelet.guests.ssh import ConnectPolicy, Dialer, Login
 from vzkubelet.guests.supervisor import Supervisor
 from vzkubelet.guests.system import system
@@ -88,10 +88,8 @@ class SshGuest:
         await self._connections.close()
 
     def _preamble(self) -> str:
-        """How scripts become root: the login user is it, or sudo makes it so, perhaps with the login's password."""
-        if self._facts.uid == 0:
-            return "root= password=\n"
-        return f"root='sudo -n' password={quote(self._password)}\n"
+        """How scripts become root: the login user is it, or sudo makes it so."""
+        return system(self._facts.os, "becoming root in").become_root(self._facts.uid == 0, self._password)
 
 
 class SshGuests:

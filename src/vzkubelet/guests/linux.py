@@ -12,6 +12,11 @@ _TICK_NS = 10_000_000
 USAGE = 'read -r line </proc/stat;echo "$line";cat /proc/meminfo;df -kP /\n'
 
 
+def become_root(is_root: bool, password: str) -> str:
+    """The variable that the scripts expect. The password stays here: none of them answers a sudo that asks."""
+    return "root=\n" if is_root else "root='sudo -n'\n"
+
+
 def prepare(hostname: str, mounts: Sequence[GuestMount]) -> str:
     """A script that brings the guest into this state; prints ``error TEXT`` for what failed. Repeating it is free."""
     lines = [load("linux.sh")]

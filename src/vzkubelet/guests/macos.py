@@ -42,6 +42,11 @@ _PAGE_BYTES = re.compile(r"page size of (\d+) bytes")
 _RECLAIMABLE = ("Pages inactive", "Pages speculative", "Pages purgeable")
 
 
+def become_root(is_root: bool, password: str) -> str:
+    """The variables that the scripts expect (see `macos.sh`)."""
+    return "root= password=\n" if is_root else f"root='sudo -n' password={quote(password)}\n"
+
+
 def prepare(hostname: str, mounts: Sequence[GuestMount]) -> str:
     """A script that brings the guest into this state; prints ``error TEXT`` for what failed. Repeating it is free."""
     lines = [load("macos.sh"), "elevate"]

@@ -2,7 +2,6 @@
 # (of the login user, for a sudo that asks for one; may be empty).
 
 shares=/private/var/run/vzkubelet/shares
-automount="/Volumes/My Shared Files"
 tops=/private/var/vzkubelet
 
 failed() {
@@ -82,15 +81,12 @@ attach() {
 	return 1
 }
 
-# Where all of the share TAG is: a mount of our own, or its directory in the one that macOS makes by itself.
+# Where all of the share TAG is: a mount of our own.
 share() {
 	source=$shares/$1
 	mounted "$source" && return
-	if reason=$(as_root mkdir -p "$source" 2>&1) && attach "$1" "$source" ''; then
-		return
-	fi
-	source=$automount/$1
-	[ -d "$source" ] || failed "share $1: $reason"
+	reason=$(as_root mkdir -p "$source" 2>&1) && attach "$1" "$source" '' && return
+	failed "share $1: $reason"
 }
 
 # There are no bind mounts: a place that cannot be a mount is a symbolic link.
@@ -106,7 +102,7 @@ link() {
 
 # place TAG SUB_PATH MOUNT_PATH ro|rw
 place() {
-	[ -L "$3" ] && [ -e "$3" ] && case "$(readlink "$3")" in "$shares/$1"* | "$automount/$1"*) return ;; esac
+	[ -L "$3" ] && [ -e "$3" ] && case "$(readlink "$3")" in "$shares/$1"*) return ;; esac
 	if [ -z "$2" ]; then
 		directory "$3"
 		target=$(cd "$3" && pwd -P) || failed "$3: cannot be entered"
@@ -114,9 +110,7 @@ place() {
 		flag=
 		[ "$4" = rw ] || flag=-r
 		attach "$1" "$target" $flag && return
-		[ -d "$automount/$1" ] || failed "$3: $reason"
-		link "$automount/$1" "$3"
-		return
+		failed "$3: $reason"
 	fi
 	share "$1"
 	[ -e "$source/$2" ] || failed "$3: the volume has no $2"

@@ -9,11 +9,14 @@ from vzkubelet.ports import GuestMount, GuestUsage
 
 
 class System(Protocol):
-    """What `linux` and `macos` have in common. Scripts expect ``root`` and ``password`` (see `macos.sh`)."""
+    """What `linux` and `macos` have in common."""
 
     @property
     def USAGE(self) -> str:  # noqa: N802 - a constant of a module
         """A script that prints what `usage` reads."""
+
+    def become_root(self, is_root: bool, password: str, /) -> str:
+        """What goes before the scripts of `prepare` and `shut_down`. `password`: the login's, for a sudo that asks."""
 
     def prepare(self, hostname: str, mounts: Sequence[GuestMount], /) -> str: ...
 

@@ -36,3 +36,7 @@ def test_a_share_is_mounted_once_for_all_its_places() -> None:
     lines = script.splitlines()
     assert lines.count("share 't'") == 1
     assert lines[-4:] == ["name 'it'\\''s'", "share 't'", "place 't' 'sub' '/a' 'rw'", "place 't' '' '/b' 'ro'"]
+
+
+def test_a_linux_guest_is_not_sent_the_login_password() -> None:
+    assert [linux.become_root(is_root, "s3cret") for is_root in (True, False)] == ["root=\n", "root='sudo -n'\n"]

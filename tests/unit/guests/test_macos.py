@@ -80,3 +80,8 @@ def test_a_terminal_keeps_its_process_group_and_others_get_their_own() -> None:
     assert "setpgrp" not in user.switch("true", Place.TERMINAL)
     assert user.switch("true", Place.TERMINAL).endswith(" true <&3")
     assert "'501 20 20 12'" in user.switch("true", Place.SESSION)
+
+
+def test_a_macos_guest_gets_the_password_for_a_sudo_that_asks() -> None:
+    assert macos.become_root(False, "it's") == "root='sudo -n' password='it'\\''s'\n"
+    assert macos.become_root(True, "it's") == "root= password=\n"
