@@ -27,7 +27,7 @@ OTHER = "7f1d2c3b-0000-4000-8000-000000000002"
 
 
 @pytest_asyncio.fixture(
-    params=["synthetic", "qemu-user", "qemu-bridge", "vz-13-linux", "vz-14-darwin", "vz-15-darwin", "vz-26-linux"]
+    params=["synthetic", "qemu-user", "qemu-bridge", "vz-13-darwin", "vz-14-linux", "vz-15-linux", "vz-26-darwin"]
 )
 async def world(request: pytest.FixtureRequest, tmp_path: Path, guest_directory: Path) -> AsyncIterator[MachineWorld]:
     root = tmp_path / "machines"
