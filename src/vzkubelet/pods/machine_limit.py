@@ -17,31 +17,33 @@ class MachineLimit:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._message = ""
-        self._refused_at = 0.0
+        self._refusals: dict[str, tuple[str, float]] = {}
+        """By the guests' operating system, as only some are bounded: the message, and when it was said last."""
         self.on_change: Callable[[], None] = lambda: None
 
     @property
     def message(self) -> str:
         """Why no further machine is started; empty while there is room, as far as is known."""
-        if self._message and self._clock.monotonic() - self._refused_at > FORGOTTEN_AFTER_S:
-            self._message = ""
-        return self._message
+        now = self._clock.monotonic()
+        lasting = [text for text, refused_at in self._refusals.values() if now - refused_at <= FORGOTTEN_AFTER_S]
+        return lasting[0] if lasting else ""
 
-    def reached(self, message: str) -> None:
-        """A start was refused; `message` has cause and remedy."""
-        if not self.message:
+    def reached(self, message: str, os: str) -> None:
+        """The start of a guest of `os` was refused; `message` has cause and remedy."""
+        before = self.message
+        if not before:
             _log.warning("no further virtual machine can be started: %s", message)
-        self._refused_at = self._clock.monotonic()
-        self._change(message)
+        self._refusals[os] = message, self._clock.monotonic()
+        self._tell_change(before)
 
-    def freed(self) -> None:
-        """A machine was started, or one has ended."""
-        if self.message:
+    def freed(self, os: str) -> None:
+        """A machine with a guest of `os` was started, or one has ended. Others say nothing about its limit."""
+        before = self.message
+        self._refusals.pop(os, None)
+        if before and not self.message:
             _log.info("virtual machines can be started again")
-        self._change("")
+        self._tell_change(before)
 
-    def _change(self, message: str) -> None:
-        if message != self._message:
-            self._message = message
+    def _tell_change(self, before: str) -> None:
+        if self.message != before:
             self.on_change()

@@ -134,12 +134,12 @@ class MachineRuntime:
     async def _discarded(self, pod: PodRef) -> machine_session.Session | None:
         """Remove the machine and forget its session, whose waiters the caller wakes."""
         session = self._sessions.pop(pod.uid, None)
-        was_running = session is not None and session.is_watching
+        ended_os = "" if session is None else session.running_os
         if session is not None:
             await session.close()
         await self._parts.driver.delete(pod.uid)
-        if was_running:
-            self._parts.limit.freed()
+        if ended_os:
+            self._parts.limit.freed(ended_os)
         return session
 
     async def pods(self) -> Sequence[str]:

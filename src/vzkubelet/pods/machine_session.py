@@ -59,6 +59,7 @@ class Session:
         self._guest: ports.Guest | None = None
         self._guest_lock = asyncio.Lock()
         self._monitor: asyncio.Task[None] | None = None
+        self._os = ""
         self._stop_asked = False
         self._asking = asyncio.Lock()
         self._was_asked = False
@@ -78,6 +79,7 @@ class Session:
                 spec.attempt,
                 container_id(self._parts.driver.name, self._pod.uid, spec.name, spec.attempt),
                 image.image_id,
+                image.os,
                 log=str(spec.log_path or self._directory.log_file(spec.name, spec.attempt)),
             )
             await self._save(state)
@@ -94,7 +96,7 @@ class Session:
         except errors.Error as exc:
             await self._discard()
             if exc.reason == errors.MACHINE_LIMIT_REASON:
-                self._parts.limit.reached(exc.message)
+                self._parts.limit.reached(exc.message, image.os)
                 raise
             raise type(exc)(f"{exc.message}", reason="CreateContainerError") from exc
         await self._save(msgspec.structs.replace(state, address=address.ip))
@@ -115,7 +117,7 @@ class Session:
         if phase is ports.MachinePhase.CREATED:
             with self._traced("machine start"):
                 await driver.start(uid)
-            self._parts.limit.freed()
+            self._parts.limit.freed(machine.image.os)
         with self._traced("machine address"):
             return await self._while_machine_runs(self._address())
 
@@ -180,13 +182,14 @@ class Session:
     def adopt(self, state: MachineContainer) -> None:
         """Watch over a container if it runs; calling it again does nothing."""
         if self._monitor is None and state.phase is Phase.RUNNING:
+            self._os = state.os
             self.ended.clear()
             self._monitor = aio.spawn(self._watch(state), name=f"watch {state.name} of {self._pod.key}")
 
     @property
-    def is_watching(self) -> bool:
-        """Whether the container runs, as far as this process knows."""
-        return self._monitor is not None and not self._monitor.done()
+    def running_os(self) -> str:
+        """The operating system of the guest that runs, as far as this process knows; empty when none does."""
+        return self._os if self._monitor is not None and not self._monitor.done() else ""
 
     async def guest(self) -> ports.Guest:
         """The channel into the guest, connected on first use."""
@@ -211,7 +214,7 @@ class Session:
             except Exception:  # noqa: BLE001 - a bug, which must not hide the container's end for ever
                 _log.exception("container %s of pod %s is not watched, trying again", state.name, self._pod.key)
             await asyncio.sleep(WATCH_RETRY_S)
-        await self._switch_off()
+        await self._switch_off(state)
         container_log.wake(Path(state.log))
         self.ended.set()
 
@@ -282,7 +285,7 @@ class Session:
             else:
                 await asyncio.sleep(CONSOLE_POLL_S)
 
-    async def _switch_off(self) -> None:
+    async def _switch_off(self, state: MachineContainer) -> None:
         """The process has ended, so its machine goes too; what it wrote to its volumes is written back first."""
         guest = self._guest
         if guest is not None:
@@ -296,7 +299,7 @@ class Session:
         except errors.Error as exc:
             _log.warning("machine of pod %s is not switched off, it goes with its container: %s", self._pod.key, exc)
         else:
-            self._parts.limit.freed()
+            self._parts.limit.freed(state.os)
 
     # --- The end ------------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ class MachineContainer(msgspec.Struct, frozen=True):
     attempt: int
     id: str
     image_id: str
+    os: str = "darwin"
+    """Of the guest; one whose record does not say it may hold a slot of macOS guests."""
     phase: Phase = Phase.PREPARING
     address: str = ""
     process: Process | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.memory_images import MemoryImages, MemoryRegistry
+from tests.support.memory_images import MemoryImages, MemoryRegistry, Published
 from vzkubelet.aio import SystemClock
 from vzkubelet.errors import MACHINE_LIMIT_REASON, Exhausted
 from vzkubelet.machines.synthetic import SyntheticDriver, SyntheticTiming
@@ -19,14 +19,19 @@ from vzkubelet.pods.machine_runtime import MachineRuntime
 from vzkubelet.pods.machine_session import Parts
 from vzkubelet.ports import ContainerSpec, MachineImage, MachinePhase
 
-IMAGE = "registry.test/guest:1"
-FIRST, SECOND, THIRD = (PodRef("ns", name, f"uid-{name}") for name in ("first", "second", "third"))
+IMAGE, LINUX_IMAGE = "registry.test/guest:1", "registry.test/linux:1"
+FIRST, SECOND, THIRD, LINUX = (PodRef("ns", name, f"uid-{name}") for name in ("first", "second", "third", "linux"))
 
 
 class LimitedDriver(SyntheticDriver):
+    """Of macOS guests."""
+
+    def _is_macos(self, uid: str) -> bool:
+        return self.directory(uid).read_record().os == "darwin"
+
     async def start(self, uid: str) -> None:
-        phases = [(await self.status(each)).phase for each in await self.machines()]
-        if phases.count(MachinePhase.RUNNING) >= 2:
+        phases = [(await self.status(each)).phase for each in await self.machines() if self._is_macos(each)]
+        if self._is_macos(uid) and phases.count(MachinePhase.RUNNING) >= 2:
             raise Exhausted("two machines run; delete one", reason=MACHINE_LIMIT_REASON)
         await super().start(uid)
 
@@ -34,15 +39,16 @@ class LimitedDriver(SyntheticDriver):
 class Host:
     def __init__(self, root: Path) -> None:
         self.registry = MemoryRegistry()
-        self.registry.publish(IMAGE)
+        self.registry.publish(IMAGE, Published(b"macOS", os="darwin", architecture="arm64"))
+        self.registry.publish(LINUX_IMAGE)
         self.images = MemoryImages(root / "images", self.registry)
         self.driver = LimitedDriver(root / "machines", SyntheticTiming())
         self.limit = MachineLimit()
         guests, directories = SyntheticGuests(self.driver), PodDirectories(root / "pods")
         self.runtime = MachineRuntime(Parts(self.driver, self.images, guests, directories, SystemClock(), self.limit))
 
-    async def run(self, pod: PodRef, *command: str) -> None:
-        image: MachineImage = await self.images.pull(IMAGE, ())
+    async def run(self, pod: PodRef, *command: str, reference: str = IMAGE) -> None:
+        image: MachineImage = await self.images.pull(reference, ())
         spec = ContainerSpec(pod, "vm", 0, image, command=command or ("sleep", "100"))
         await self.runtime.prepare(spec)
         await self.runtime.start(spec)
@@ -53,7 +59,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     made = Host(tmp_path)
     await made.driver.adopt()
     yield made
-    for pod in (FIRST, SECOND, THIRD):
+    for pod in (FIRST, SECOND, THIRD, LINUX):
         await made.runtime.remove_pod(pod)
     await made.runtime.close()
 
@@ -83,3 +89,21 @@ async def test_a_machine_that_is_removed_while_it_runs_frees_its_slot(host: Host
     await host.runtime.remove_pod(SECOND)
     assert host.limit.message == ""
     await host.run(THIRD)
+
+
+async def test_linux_guests_that_start_and_end_do_not_tell_that_macos_guests_can_start_again(host: Host) -> None:
+    for pod in (FIRST, SECOND):
+        await host.run(pod)
+    with pytest.raises(Exhausted):
+        await host.run(THIRD)
+    await host.run(LINUX, "sleep", "0.1", reference=LINUX_IMAGE)
+    assert host.limit.message == "two machines run; delete one", "after the start of a Linux guest"
+    async with asyncio.timeout(10):
+        await host.runtime.wait(LINUX, "vm")
+    assert host.limit.message, "after its end"
+    await host.runtime.remove_pod(LINUX)
+    await host.run(LINUX, reference=LINUX_IMAGE)
+    await host.runtime.remove_pod(LINUX)
+    assert host.limit.message, "after its removal while it ran"
+    await host.runtime.remove_pod(FIRST)
+    assert host.limit.message == ""

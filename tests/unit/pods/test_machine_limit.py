@@ -50,12 +50,25 @@ async def test_a_pod_that_waits_for_a_slot_can_be_deleted(node: Node) -> None:
 def test_only_changes_are_told() -> None:
     limit, told = MachineLimit(), []
     limit.on_change = lambda: told.append(limit.message)
-    limit.freed()
-    limit.reached("a")
-    limit.reached("a")
-    limit.reached("b")
-    limit.freed()
+    limit.freed("darwin")
+    limit.reached("a", "darwin")
+    limit.reached("a", "darwin")
+    limit.reached("b", "darwin")
+    limit.freed("darwin")
     assert told == ["a", "b", ""]
+
+
+def test_a_linux_guest_that_starts_or_ends_frees_no_slot_of_macos_guests() -> None:
+    limit, told = MachineLimit(), []
+    limit.on_change = lambda: told.append(limit.message)
+    limit.reached("two macOS guests run", "darwin")
+    limit.freed("linux")
+    assert limit.message == "two macOS guests run"
+    limit.reached("no more Linux guests either", "linux")
+    limit.freed("linux")
+    assert limit.message == "two macOS guests run"
+    limit.freed("darwin")
+    assert told == ["two macOS guests run", ""]
 
 
 class Now:
@@ -73,9 +86,9 @@ def test_a_limit_is_forgotten_when_nobody_is_refused_any_more() -> None:
     """The pod that was refused is gone, and so may be the machine of another program that had the slot."""
     now = Now()
     limit = MachineLimit(now)
-    limit.reached("full")
+    limit.reached("full", "darwin")
     now.at = FORGOTTEN_AFTER_S - 1
-    limit.reached("full")
+    limit.reached("full", "darwin")
     now.at += FORGOTTEN_AFTER_S - 1
     assert limit.message == "full"
     now.at += 2
