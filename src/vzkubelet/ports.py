@@ -235,6 +235,9 @@ class MachineDriver(Protocol):
     - `wait` returns when the machine is not running (at once if it is not), also for machines started by an earlier
       process. It never polls faster than once a second and never misses a stop.
     - `address` waits for the guest's address; Conflict when the machine stops before it has one.
+    - `network_change` waits until the fault of the guest's network is another than `known` and returns it ("" = the
+      network is there); None when nothing more will be told: the machine does not run, or its hypervisor cannot tell.
+      Whoever asks again with the answer misses no change, also after a restart of the daemon.
     - `power_off` asks the guest; it returns at once and may have no effect. `kill` returns when the machine's processes
       are gone; killing a stopped machine does nothing.
     - `delete` kills, then removes everything that ever belonged to the machine; repeating it does nothing.
@@ -268,6 +271,9 @@ class MachineDriver(Protocol):
     async def wait(self, uid: str) -> MachineStatus: ...
 
     async def address(self, uid: str) -> GuestAddress: ...
+
+    async def network_change(self, uid: str, known: str) -> str | None:
+        """`known` and the answer are for people: cause, and what helps. Raises NotFound."""
 
     async def power_off(self, uid: str) -> None: ...
 
@@ -489,6 +495,7 @@ class ContainerRuntime(Protocol):
       RunContainerError or StartError.
     - `find` returns the newest attempt, running or exited, also of an earlier daemon; None when there is none.
     - `wait` returns the exited state, at once if it has exited; it never misses an exit.
+    - `network_change` is that of `MachineDriver`, for one container; None where nobody watches over its network.
     - `stop` sends SIGTERM, waits at most `grace_s`, then kills; it returns when the process is gone. A later call with
       a shorter grace shortens the first.
     - `remove` frees what the attempt holds but its log; `remove_pod` frees everything of the pod, logs included. Both
@@ -507,6 +514,8 @@ class ContainerRuntime(Protocol):
     async def find(self, pod: PodRef, name: str) -> ContainerState | None: ...
 
     async def wait(self, pod: PodRef, name: str) -> ContainerState: ...
+
+    async def network_change(self, pod: PodRef, name: str, known: str) -> str | None: ...
 
     async def stop(self, pod: PodRef, name: str, grace_s: float) -> None: ...
 

@@ -72,6 +72,8 @@ class MemoryRuntime:
         self.registry: dict[str, ports.Image] = {}
         self.logins: list[Sequence[ports.RegistryCredential]] = []
         self.pull, self.place, self.launch, self.lookup, self.removal, self.stopping = (Gate() for _ in range(6))
+        self._network_faults: dict[tuple[str, str], str] = {}
+        self._network_told = asyncio.Event()
         self.held: dict[tuple[str, str], Held] = {}
         self.prepared: set[str] = set()
         self.starts: dict[tuple[str, str, int], int] = {}
@@ -134,6 +136,17 @@ class MemoryRuntime:
         held = self._require(pod, name)
         await held.ended.wait()
         return held.state
+
+    def break_network(self, uid: str, name: str, fault: str) -> None:
+        """Empty = mend it."""
+        self._network_faults[uid, name] = fault
+        self._network_told.set()
+
+    async def network_change(self, pod: PodRef, name: str, known: str) -> str | None:
+        while (fault := self._network_faults.get((pod.uid, name), "")) == known:
+            self._network_told.clear()
+            await self._network_told.wait()
+        return fault
 
     async def stop(self, pod: PodRef, name: str, grace_s: float) -> None:
         held = self._require(pod, name)

@@ -154,6 +154,9 @@ class ProcessDriver(ABC, Generic[MachineT]):
     async def address(self, uid: str) -> GuestAddress:
         return await self._machine(uid).address()
 
+    async def network_change(self, uid: str, known: str) -> str | None:
+        return await self._machine(uid).network_change(known)
+
     async def power_off(self, uid: str) -> None:
         await self._machine(uid).power_off()
 

@@ -219,6 +219,11 @@ class ProcessMachine(ABC, Generic[StateT]):
                 if (found := await self._address_now(state, watch)) is not None:
                     return found
 
+    async def network_change(self, known: str) -> str | None:
+        """As in `ports.MachineDriver`, for hypervisors that do not tell. Raises NotFound."""
+        await self.state()
+        return None
+
     async def close(self) -> None:
         """Let go of the machine, which goes on."""
         await aio.cancel(self._watch)

@@ -183,6 +183,10 @@ class SyntheticDriver:
                 return GuestAddress(state.ip, state.ip)
             await self._change(uid, min(state.booted_at, state.ends_at or state.booted_at))
 
+    async def network_change(self, uid: str, known: str) -> str | None:
+        self._state(uid)
+        return None
+
     async def power_off(self, uid: str) -> None:
         state = self._state(uid)
         if state.phase is MachinePhase.RUNNING and state.ends_at is None:

@@ -106,6 +106,11 @@ class MachineRuntime:
             await session.ended.wait()
         return state.observed()
 
+    async def network_change(self, pod: PodRef, name: str, known: str) -> str | None:
+        if self._begun(pod, name).phase is not Phase.RUNNING:
+            return None
+        return await self._parts.driver.network_change(pod.uid, known)
+
     async def stop(self, pod: PodRef, name: str, grace_s: float) -> None:
         state = self._begun(pod, name)
         if state.phase is Phase.RUNNING:

@@ -19,6 +19,7 @@ from vzkubelet.model import pod as api
 from vzkubelet.model.identity import PodRef
 from vzkubelet.pods import observed
 from vzkubelet.pods.directory import PodDirectory
+from vzkubelet.pods.network_watch import NetworkWatch
 from vzkubelet.pods.reporter import Reporter
 from vzkubelet.pods.start import ContainerStart
 from vzkubelet.pods.world import World
@@ -325,6 +326,15 @@ class Worker:
 
     async def _wait(self, container: str) -> None:
         runtime = self._world.runtime_of(self._reporter.pod, container)
+        entry = self._known.container(container)
+        caring = NetworkWatch(self._world.recorder, runtime, self.ref, self.post).run(entry)
+        network = aio.spawn(caring, name=f"watch the network of {container} of {self.ref.key}")
+        try:
+            await self._wait_for_end(container, runtime)
+        finally:
+            await aio.cancel(network)
+
+    async def _wait_for_end(self, container: str, runtime: ports.ContainerRuntime) -> None:
         delay_s = RETRY_S
         while True:
             try:

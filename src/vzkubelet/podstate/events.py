@@ -80,6 +80,15 @@ class ContainerExited:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkChanged:
+    """A running container lost its network (`fault`), or has it again (empty)."""
+
+    container: str
+    attempt: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class PodRejected:
     reason: str
     message: str
@@ -100,6 +109,7 @@ Event = (
     | RestartBegan
     | ContainerStarted
     | ContainerExited
+    | NetworkChanged
     | PodRejected
     | PodVanished
 )
@@ -130,6 +140,11 @@ def apply(pod: record.Pod, event: Event, now: float) -> record.Pod:
             return pod.with_container(_started(pod.container(event.container), event))
         case ContainerExited():
             return pod.with_container(_exited(pod.container(event.container), event))
+        case NetworkChanged(name, attempt, fault):
+            container = pod.container(name)
+            if container.attempt != attempt or not isinstance(container.state, record.Running):
+                return pod
+            return pod.with_container(msgspec.structs.replace(container, network_fault=fault))
         case PodRejected(reason, message):
             if pod.rejection is not None:
                 return pod
@@ -177,6 +192,7 @@ def _started(container: record.Container, event: ContainerStarted) -> record.Con
         container_id=event.container_id,
         image_id=event.image_id or container.image_id,
         limit_back_off=record.BackOff(),
+        network_fault="",
         retry_at=0.0,
     )
 
@@ -190,6 +206,7 @@ def _exited(container: record.Container, event: ContainerExited) -> record.Conta
     return msgspec.structs.replace(
         container,
         state=event.exit,
+        network_fault="",
         attempt=event.attempt,
         restart_count=event.attempt,
         container_id=event.exit.container_id or container.container_id,

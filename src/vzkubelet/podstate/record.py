@@ -49,6 +49,8 @@ class Container(msgspec.Struct, frozen=True):
     pull_back_off: BackOff = BackOff()
     limit_back_off: BackOff = BackOff()
     """Of starts that the hypervisor refused because it runs as many machines as it may."""
+    network_fault: str = ""
+    """Why the running container cannot be reached at present, as far as the host knows."""
     retry_at: float = 0.0
     """Not before this moment is a start tried again (pull back-off, configuration errors)."""
 

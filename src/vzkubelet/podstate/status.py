@@ -64,7 +64,7 @@ def _container_status(entry: record.Container, current_phase: str) -> api.Contai
         name=entry.name,
         state=container_state(state),
         last_state=container_state(last) if last is not None else api.ContainerState(),
-        ready=running,
+        ready=running and not entry.network_fault,  # it runs on, and nobody reaches it
         restart_count=entry.restart_count,
         image=entry.image,
         image_id=entry.image_id,

@@ -77,6 +77,9 @@ class Sidecars:
     async def wait(self, pod: PodRef, name: str) -> ports.ContainerState:
         return await self._ended((await self._require(pod, name)).id)
 
+    async def network_change(self, pod: PodRef, name: str, known: str) -> str | None:
+        return None
+
     async def stop(self, pod: PodRef, name: str, grace_s: float) -> None:
         container_id = (await self._require(pod, name)).id
         try:

@@ -111,7 +111,8 @@ async def test_a_helper_that_ends_amidst_a_question(tmp_path: Path) -> None:
                 await client.start()
             with pytest.raises(errors.Unavailable):
                 await client.status()
-            assert client.closed.is_set()
+            with pytest.raises(errors.Error):
+                await client.network_change("")
 
 
 async def test_a_question_that_is_not_answered(tmp_path: Path) -> None:
@@ -136,14 +137,20 @@ async def test_what_is_no_message_ends_the_connection(tmp_path: Path) -> None:
         with closing(await Client.connect(path)) as client:
             with pytest.raises(errors.RemoteProtocolError):
                 await client.start()
-            assert client.closed.is_set()
+            with pytest.raises(errors.Error):
+                await client.network_change("")
 
 
-async def test_the_end_of_a_machine_is_told_in_whatever_pieces_it_comes(tmp_path: Path) -> None:
-    stopped = protocol.encode(protocol.Stopped(end=protocol.End(at=1.0, fault="it fell over", code=1)))
+async def test_a_change_of_the_network_is_told_in_whatever_pieces_it_comes(tmp_path: Path) -> None:
+    status = msgspec.structs.replace(HELLO.status, network_fault="gone before")
+    hello = protocol.encode(msgspec.structs.replace(HELLO, status=status))
+    said = b'{"type":"of-a-newer-helper","at":1.0}\n' + protocol.encode(protocol.NetworkChanged(fault="", at=1.0))
+    go_on = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for byte in protocol.encode(HELLO) + stopped:
+        writer.write(hello)
+        await go_on.wait()
+        for byte in said:
             writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0)
@@ -151,9 +158,11 @@ async def test_the_end_of_a_machine_is_told_in_whatever_pieces_it_comes(tmp_path
     async with helper(tmp_path, serve) as path:
         with closing(await Client.connect(path)) as client:
             async with asyncio.timeout(5):
-                await client.closed.wait()
-            assert client.end is not None
-            assert client.end.fault == "it fell over"
+                assert await client.network_change("") == "gone before"
+                go_on.set()
+                assert await client.network_change("gone before") == ""
+                with pytest.raises(errors.Unavailable, match="has ended"):
+                    await client.network_change("")
 
 
 async def test_a_connection_into_the_guest_comes_as_a_descriptor(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from vzkubelet.machines.vz.protocol import (
     Failed,
     Fault,
     Hello,
+    NetworkChanged,
     Request,
-    StateChanged,
     Status,
     StatusReply,
     VMState,
@@ -144,13 +144,9 @@ async def test_a_descriptor_for_a_client_that_has_gone_is_not_kept(
 
 async def test_events_reach_every_client(server: Server, path: Path) -> None:
     clients = [await Client.connect(path) for _ in range(3)]
-    events: asyncio.Queue[protocol.Event] = asyncio.Queue()
-    for one in clients:
-        one.on_event = events.put_nowait
-    server.broadcast(StateChanged(state=VMState.PAUSED, at=1.0))
+    server.broadcast(NetworkChanged(fault="gone", at=1.0))
     async with asyncio.timeout(10):
-        received = [await events.get() for _ in clients]
-    assert received == [StateChanged(state=VMState.PAUSED, at=1.0)] * 3
+        assert [await one.network_change("") for one in clients] == ["gone"] * 3
     for one in clients:
         one.close()
 
@@ -164,7 +160,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_fills_no_memory(
             await asyncio.sleep(0)
         for _ in range(20):
             for _ in range(connections._BACKLOG_LIMIT):
-                server.broadcast(StateChanged(state=VMState.PAUSED, at=1.0))
+                server.broadcast(NetworkChanged(fault="gone", at=1.0))
             await asyncio.sleep(0)
         async with asyncio.timeout(10):
             while server.clients:

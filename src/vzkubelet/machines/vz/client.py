@@ -7,9 +7,9 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, assert_never
 
 from vzkubelet.errors import DeadlineExceeded, ProtocolError, Unavailable, Unsupported
 from vzkubelet.machines.directory import reachable_socket_path
@@ -22,6 +22,8 @@ CONNECT_S = 5.0
 REQUEST_S = 60.0
 _READ_BYTES = 65536
 _DESCRIPTORS = 4
+_CHANGES = 16
+"""Of the network that wait to be heard; of more the newest say enough."""
 
 _Decoder = protocol.LineDecoder[protocol.FromHelper]
 
@@ -31,7 +33,7 @@ class HelperLost(Unavailable):
 
 
 class Client:
-    """Made by `connect`. `hello` tells what is on the other side; `end` how the machine ended, once it was told."""
+    """Made by `connect`. `hello` tells what is on the other side."""
 
     def __init__(self, connection: socket.socket, what: str) -> None:
         self._connection = connection
@@ -44,10 +46,8 @@ class Client:
         self._sending = asyncio.Lock()
         self._greeted: asyncio.Future[protocol.Hello] = self._loop.create_future()
         self._lost: Exception | None = None
-        self.end: protocol.End | None = None
-        self.closed = asyncio.Event()
-        """No more is heard of the helper."""
-        self.on_event: Callable[[protocol.Event], None] = lambda _: None
+        self._network_faults: deque[str] = deque(maxlen=_CHANGES)
+        self._told = asyncio.Event()
 
     @classmethod
     async def connect(cls, path: Path, *, timeout_s: float = CONNECT_S) -> Self:
@@ -87,6 +87,21 @@ class Client:
     async def hello(self) -> protocol.Hello:
         """Raises HelperLost, RemoteProtocolError."""
         return await asyncio.shield(self._greeted)
+
+    async def network_change(self, known: str) -> str:
+        """Wait until the guest's network has another fault than `known`; empty when it is there. For one caller, who
+        hears of each fault, however short it was.
+
+        Raises HelperLost, RemoteProtocolError.
+        """
+        while True:
+            if self._lost is not None:
+                raise self._lost
+            while self._network_faults:
+                if (fault := self._network_faults.popleft()) != known:
+                    return fault
+            self._told.clear()
+            await self._told.wait()
 
     def close(self) -> None:
         """Let go; the helper goes on. Who waits for a reply hears HelperLost."""
@@ -191,13 +206,14 @@ class Client:
             case protocol.AnyRequest():
                 _log.debug("%s says what this agent does not know: %s", self._what, message.type)
             case protocol.Hello():
+                self._network_faults.append(message.status.network_fault)
                 if not self._greeted.done():
                     self._greeted.set_result(message)
-            case protocol.Stopped(end=end):
-                self.end = end
-                self.on_event(message)
+            case protocol.NetworkChanged():
+                self._network_faults.append(message.fault)
+                self._told.set()
             case _:
-                self.on_event(message)
+                assert_never(message)
 
     def _lose(self, reason: Exception) -> None:
         if self._lost is not None:
@@ -213,7 +229,7 @@ class Client:
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
-        self.closed.set()
+        self._told.set()
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ _GREETING_S = 60.0
 _ANSWER_S = 10.0
 """How much longer than for the framework a helper is waited for."""
 _EXIT_S = 5.0
+_RECONNECT_S = 5.0
 _END_S = 3.0
 """From a stopped guest, or one that cannot be stopped, to the end of its helper."""
 
@@ -74,6 +75,8 @@ class HelpedMachine(ProcessMachine[VzState]):
     def __init__(self, directory: MachineDirectory, parts: VzParts) -> None:
         super().__init__(directory, VzState)
         self._parts = parts
+        self._listening: Client | None = None
+        """Stays connected between two questions for the network, so that no short fault is missed."""
 
     # --- Start -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +204,32 @@ class HelpedMachine(ProcessMachine[VzState]):
             if (await self.state()).phase is MachinePhase.RUNNING:
                 _log.info("machine %s cannot be asked to power off: %s", self.uid, exc)
 
-    # --- Address -----------------------------------------------------------------------------------------------------
+    # --- Network, address --------------------------------------------------------------------------------------------
+
+    async def network_change(self, known: str) -> str | None:
+        """The helper tells it at each connection and at each change."""
+        while True:
+            state = await self.state()
+            watch = self._watch
+            if state.phase is not MachinePhase.RUNNING or watch is None:
+                return None
+            try:
+                if self._listening is None:
+                    self._listening = await Client.connect(self.directory.helper_socket)
+                return await self._listening.network_change(known)
+            except Error as exc:
+                self._stop_listening()
+                _log.debug("the network of machine %s is not watched, trying again: %s", self.uid, exc)
+                await asyncio.wait({watch}, timeout=_RECONNECT_S)
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    async def close(self) -> None:
+        self._stop_listening()
+        await super().close()
 
     async def _address_now(self, state: VzState, watch: asyncio.Task[None]) -> GuestAddress | None:
         mac = MacAddress.parse(state.mac)

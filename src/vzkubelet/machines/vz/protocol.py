@@ -120,10 +120,10 @@ Request = (
 
 
 class AnyRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What even an unknown request has."""
+    """What even an unknown request has, and without the number an unknown event."""
 
-    id: int
     type: str
+    id: int = 0
 
 
 # --- Replies ---------------------------------------------------------------------------------------------------------
@@ -205,26 +205,15 @@ class Hello(Message, tag="hello", frozen=True, kw_only=True):
     status: Status
 
 
-class StateChanged(Message, tag="state-changed", frozen=True, kw_only=True):
-    state: VMState
-    at: float
-
-
-class Stopped(Message, tag="stopped", frozen=True, kw_only=True):
-    """The machine has ended; the helper ends now."""
-
-    end: End
-
-
-class NetworkDisconnected(Message, tag="network-disconnected", frozen=True, kw_only=True):
-    """The attachment of the network device is gone (the helper attaches it again, `fault` empty, when it could)."""
+class NetworkChanged(Message, tag="network-changed", frozen=True, kw_only=True):
+    """Why the guest has no network any more; `fault` is empty when the helper has attached it again. What it was when
+    the client came is in `Hello`."""
 
     fault: str
     at: float
 
 
-Event = Hello | StateChanged | Stopped | NetworkDisconnected
-FromHelper = Hello | StateChanged | Stopped | NetworkDisconnected | Done | StatusReply | Failed
+FromHelper = Hello | NetworkChanged | Done | StatusReply | Failed
 
 # --- Lines -----------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ from vzkubelet.machines.vz.protocol import (
     Fault,
     Message,
     Request,
-    StateChanged,
     Status,
     StatusReply,
     VMState,
@@ -187,7 +186,6 @@ class Session:
     def _state_changed(self, state: VMState) -> None:
         self._state = state
         _log.info("the machine is %s", state)
-        self.on_event(StateChanged(state=state, at=time.time()))
 
     def _machine_ended(self, ending: Ending) -> None:
         self._finish(ending)
@@ -215,7 +213,6 @@ class Session:
                 await aio.run_blocking(write_atomic, self._directory.end, msgspec.json.encode(end))
         except OSError as exc:
             _log.error("cannot write %s: %s", self._directory.end, exc)
-        self.on_event(protocol.Stopped(end=end))
         self.ended.set()
 
     # --- Network -------------------------------------------------------------------------------------------------
@@ -268,12 +265,12 @@ class _NetworkCare:
 
     def lost(self, fault: str) -> None:
         self._is_lost = True
-        self._tell(fault)
+        self._tell(f"{fault}; the guest has none until its machine is started again: delete the pod")
 
     def _tell(self, fault: str) -> None:
         self.fault = fault
         _log.log(logging.WARNING if fault else logging.INFO, "network: %s", fault or "attached again")
-        self._session.on_event(protocol.NetworkDisconnected(fault=fault, at=time.time()))
+        self._session.on_event(protocol.NetworkChanged(fault=fault, at=time.time()))
 
     async def _attach(self) -> None:
         while self.fault and not self._is_lost and self._session.end is None:

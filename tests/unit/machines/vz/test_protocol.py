@@ -13,19 +13,16 @@ from vzkubelet.machines.vz.plan import SharedDirectory
 from vzkubelet.machines.vz.protocol import (
     AnyRequest,
     Done,
-    End,
     Failed,
     Fault,
     FromHelper,
     Hello,
     LineDecoder,
     Message,
-    NetworkDisconnected,
+    NetworkChanged,
     Request,
-    StateChanged,
     Status,
     StatusReply,
-    Stopped,
     VMState,
 )
 
@@ -48,9 +45,8 @@ ANSWERS: list[Message] = [
     Done(id=1),
     StatusReply(id=2, status=STATUS),
     Failed(id=3, fault=Fault(kind="Conflict", message="no", reason="Conflict")),
-    StateChanged(state=VMState.PAUSED, at=2.0),
-    NetworkDisconnected(fault="", at=3.0),
-    Stopped(end=End(at=4.0, fault="panic", code=1, reason="GuestStopped", killed=True, pid=7)),
+    NetworkChanged(fault="gone", at=2.0),
+    NetworkChanged(fault="", at=3.0),
 ]
 
 
