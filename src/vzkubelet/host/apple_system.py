@@ -9,13 +9,8 @@ from vzkubelet.host.finding import Finding, ok, problem, warning
 from vzkubelet.host.probe import Probe
 from vzkubelet.host.signing import bundle
 from vzkubelet.host.subject import Subject
+from vzkubelet.model.mac import OLDEST_MACOS, OLDEST_PYOBJC, true_major
 
-MIN_VERSION = (13, 0)
-"""VZMacAuxiliaryStorage.initWithURL: and most of what a macOS guest needs."""
-MIN_PYOBJC = (12, 2)
-"""Earlier ones deadlock on observers and leak blocks."""
-_SHIMMED_MAJOR, _TRUE_MAJOR = 16, 26
-"""What macOS 26 tells a program that was linked against an older SDK (cpython#135675)."""
 VIRTUALIZATION = "com.apple.security.virtualization"
 BRIDGING = "com.apple.vm.networking"
 
@@ -27,7 +22,7 @@ def macos_version(probe: Probe) -> tuple[int, ...] | None:
     if not output.ok or not all(part.isdigit() for part in parts):
         return None
     major, *rest = map(int, parts)
-    return (_TRUE_MAJOR if major == _SHIMMED_MAJOR else major, *rest)
+    return (true_major(major), *rest)
 
 
 def version(probe: Probe, _: Subject) -> Iterator[Finding]:
@@ -36,7 +31,7 @@ def version(probe: Probe, _: Subject) -> Iterator[Finding]:
         yield warning("macos-version", "sw_vers does not tell the version of macOS", "what is offered depends on it")
         return
     text = ".".join(map(str, found))
-    if found >= MIN_VERSION:
+    if found >= OLDEST_MACOS:
         yield ok("macos-version", f"macOS {text}")
     else:
         yield problem(
@@ -83,8 +78,8 @@ def frameworks(probe: Probe, _: Subject) -> Iterator[Finding]:
     fix = f"python3 -m pip install --upgrade 'macos-vz-kubelet[vz]'   # Python {probe.facts.python}"
     if found is None:
         yield problem("frameworks", f"{name} is not installed", "the vz driver cannot reach Apple's framework", fix)
-    elif tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < MIN_PYOBJC:
-        wanted = ".".join(map(str, MIN_PYOBJC))
+    elif tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < OLDEST_PYOBJC:
+        wanted = ".".join(map(str, OLDEST_PYOBJC))
         yield problem(
             "frameworks", f"{name} {found} is too old", f"versions before {wanted} deadlock and leak in callbacks", fix
         )

@@ -10,17 +10,17 @@ import msgspec
 
 from vzkubelet import __version__
 from vzkubelet.host.signing.interpreter import Interpreter, Library
+from vzkubelet.model.mac import APP_EXECUTABLE, OLDEST_MACOS
 
 NAME = "macos-vz-kubelet"
 IDENTIFIER = "com.agoda.fleet.macos-vz-kubelet"
 AD_HOC = "-"
 CONTENTS = Path("Contents")
-EXECUTABLE = CONTENTS / "MacOS" / NAME
-"""Called like the product: Login Items and the privacy settings show this name."""
+EXECUTABLE = Path(APP_EXECUTABLE)
 INFO_PLIST = CONTENTS / "Info.plist"
 RECORD = CONTENTS / "Resources" / "signed.json"
 PROFILE = CONTENTS / "embedded.provisionprofile"
-MIN_MACOS = "13.0"
+MIN_MACOS = ".".join(map(str, OLDEST_MACOS))
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,10 +14,14 @@ from typing import Any
 
 from vzkubelet.errors import Unsupported, clip
 from vzkubelet.machines.vz.availability import MacOS, check_host
+from vzkubelet.model.mac import OLDEST_PYOBJC
 
 VZ_ERROR_DOMAIN = "VZErrorDomain"
 
-_NEEDED = "pyobjc-framework-Virtualization 12.2 or later: `pip install 'macos-vz-kubelet[vz]'` with an arm64 Python"
+_NEEDED = (
+    f"pyobjc-framework-Virtualization {'.'.join(map(str, OLDEST_PYOBJC))} or later: "
+    "`pip install 'macos-vz-kubelet[vz]'` with an arm64 Python"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,7 @@ compares them with the versions of Apple's SDK metadata.
 from dataclasses import dataclass, field
 
 from vzkubelet.errors import Unsupported
-
-_COMPATIBILITY_MAJORS = range(16, 26)
-"""macOS went from 15 to 26; a program linked to an older SDK is told 16 instead (cpython#135675)."""
+from vzkubelet.model.mac import OLDEST_MACOS, true_major
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,7 +23,7 @@ class MacOS:
     @classmethod
     def told(cls, major: int, minor: int, architecture: str) -> "MacOS":
         """What NSProcessInfo told, with the compatibility shim taken back."""
-        return cls(major + 10 if major in _COMPATIBILITY_MAJORS else major, minor, architecture)
+        return cls(true_major(major), minor, architecture)
 
     @property
     def is_apple_silicon(self) -> bool:
@@ -35,8 +33,7 @@ class MacOS:
         return f"macOS {self.major}.{self.minor}" if self.minor else f"macOS {self.major}"
 
 
-DEPLOYMENT_TARGET = MacOS(13)
-"""The oldest host: EFI boot, the automount tag and opening auxiliary storage came with macOS 13."""
+DEPLOYMENT_TARGET = MacOS(*OLDEST_MACOS)
 
 
 def check_host(host: MacOS) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vzkubelet.errors import (
+    MACHINE_LIMIT_REASON,
     Conflict,
     DeadlineExceeded,
     Error,
@@ -23,7 +24,6 @@ from vzkubelet.errors import (
 from vzkubelet.machines.vz.apple import VZ_ERROR_DOMAIN, AppleError
 from vzkubelet.machines.vz.availability import MacOS
 
-VM_LIMIT_REASON = "VirtualMachineLimit"
 SECURITY_INFORMATION = -9
 """Undocumented: "Unable to access security information" (tart#1137)."""
 
@@ -111,7 +111,7 @@ _RULES: dict[int, Rule] = {
     ),
     6: Rule(
         Exhausted,
-        VM_LIMIT_REASON,
+        MACHINE_LIMIT_REASON,
         "macOS allows two running macOS guests per host, over all applications; end one (`pgrep -fl "
         "com.apple.Virtualization.VirtualMachine` lists them); when fewer run, macOS leaked a slot and only "
         "`sudo shutdown -r now` frees it",

@@ -10,10 +10,10 @@ from pathlib import Path
 import vzkubelet
 from vzkubelet.machines.directory import MachineDirectory, listen
 from vzkubelet.machines.process import OWNER, ROLE, Launch, ProcessRef, launch
+from vzkubelet.model.mac import APP_EXECUTABLE
 
 HELPER_ROLE = "vz-helper"
 _MODULE = "vzkubelet.machines.vz.helper"
-_EXECUTABLE = "Contents/MacOS/macos-vz-kubelet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Interpreter:
     @classmethod
     def find(cls, app: Path, environment: Mapping[str, str]) -> "Interpreter":
         """The one in our signed application; without one this process's own, which on a Mac lacks the entitlement."""
-        program = app / _EXECUTABLE
+        program = app / APP_EXECUTABLE
         found = os.access(program, os.X_OK) and program.is_file()
         # The application has a copy of the interpreter; our code and PyObjC stay where they are installed.
         packages = [str(Path(vzkubelet.__file__).parents[1]), *map(sysconfig.get_path, ("purelib", "platlib"))]
