@@ -27,7 +27,7 @@ def _host(path: Parser, host: Host) -> tuple[Option, ...]:
             "vz-host-dir",
             "vz.host_dir",
             path,
-            "Where all agents of this host share machine slots and MAC addresses.",
+            "Where agents share machine slots and MAC addresses; by default it is the user's (but on a Mac: the cache's).",
             default=f"{MAC_SUPPORT}/host" if host.platform == "darwin" else None,
             env="VZ_HOST_DIR",
             metavar="DIR",

@@ -1,7 +1,7 @@
 """MAC addresses of guests: one per machine slot of the host, the same for ever.
 
 macOS leases an address for a day and its pool has about 250: a new MAC for every guest would use them up within hours
-of CI jobs. A slot has one machine at a time among all agents of the host, so its address is never in use twice.
+of CI jobs. A slot has one machine at a time among all agents of a user, so its address is never in use twice.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ _PREFIX_OCTETS = 5
 
 
 class MacPool:
-    """The addresses below a directory that all agents of the host name."""
+    """The addresses below a directory that all agents of a user name (--vz-host-dir)."""
 
     def __init__(self, host_directory: Path) -> None:
         self._file = host_directory / "mac-prefix"

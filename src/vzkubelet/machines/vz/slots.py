@@ -1,4 +1,4 @@
-"""Machine slots of one host, shared by all agents on it: a slot is held by a lock that lives as long as the machine.
+"""Machine slots, shared by all agents of a user: a slot is held by a lock that lives as long as the machine.
 
 Apple's framework runs two macOS guests per host, whoever starts them; Linux guests go by CPU and memory, and have slots
 because each slot has a MAC address of its own (`mac_pool`). The lock belongs to an open file that the daemon takes and
@@ -45,7 +45,7 @@ class Slot:
 
 
 class Slots:
-    """The slots below a directory that all agents of the host name. Everything here blocks for a moment."""
+    """The slots below a directory that all agents of a user name (--vz-host-dir). Everything here blocks for a moment."""
 
     def __init__(self, host_directory: Path) -> None:
         self._directory = host_directory / "slots"
