@@ -56,7 +56,7 @@ def test_the_service_runs_nothing_of_the_home_directory(shadowed: Path, tmp_path
 def test_the_app_runs_nothing_of_the_directory_it_starts_in(
     shadowed: Path, tmp_path: Path, interpreter: Interpreter, module: str
 ) -> None:
-    run(interpreter.module(module, "host"), shadowed, dict(interpreter.environment))
+    run(interpreter.module(module, "facts"), shadowed, dict(interpreter.environment))
     assert not (tmp_path / "ran").exists()
 
 

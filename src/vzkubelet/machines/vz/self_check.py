@@ -1,7 +1,7 @@
 """`doctor --self-check`: does this Mac have what the product was written against, without a Mac?
 
 `run` starts one process per stage, so that a crash of one stage (which is a finding) costs none of the others:
-``python -m vzkubelet.machines.vz.self_check STAGE [KERNEL]`` prints its checks as JSON.
+``python -P -m vzkubelet.machines.vz.self_check STAGE [ARGUMENT]`` prints its checks as JSON.
 """
 
 import asyncio
@@ -21,11 +21,12 @@ import vzkubelet
 from vzkubelet import config
 from vzkubelet.config.vz_options import MAC_SUPPORT
 from vzkubelet.errors import Error, Unsupported, clip
-from vzkubelet.machines.vz import apple, self_check_api, self_check_machine
+from vzkubelet.machines.vz import apple, self_check_api, self_check_host, self_check_machine
 from vzkubelet.machines.vz.launch import Interpreter
 from vzkubelet.machines.vz.self_check_report import Check, HostFacts, Report, State
 
 _MODULE = "vzkubelet.machines.vz.self_check"
+_FACTS_STAGE = "facts"
 _STAGES = (
     self_check_api.API_STAGE,
     self_check_api.CREATION_STAGE,
@@ -51,7 +52,7 @@ def run(guest: Path | None = None, interpreter: Interpreter | None = None) -> Re
     environment = config.helper_environment()
     chosen = interpreter or Interpreter.find(Path(MAC_SUPPORT).expanduser() / "macos-vz-kubelet.app", environment)
     facts, host_checks = _host_facts(chosen)
-    checks = list(host_checks)
+    checks = [*host_checks, *_stage(chosen, self_check_host.HOST_STAGE, chosen.executable)]
     for stage in _STAGES:
         checks += _stage(chosen, stage)
     if guest is not None:
@@ -71,7 +72,7 @@ class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def _host_facts(interpreter: Interpreter) -> tuple[HostFacts, list[Check]]:
     """Raises: Unsupported."""
-    answer = _ask(interpreter, "host")
+    answer = _ask(interpreter, _FACTS_STAGE)
     if isinstance(answer, Check):
         return HostFacts(signed_app=interpreter.is_signed_app), [answer]
     if answer.host is None:
@@ -146,7 +147,7 @@ def _last_words(stderr: bytes) -> str:
 def main(arguments: Sequence[str]) -> None:
     stage, *rest = arguments
     try:
-        answer = _Answer(host=_measured()) if stage == "host" else _Answer(checks=tuple(_checks(stage, rest)))
+        answer = _Answer(host=_measured()) if stage == _FACTS_STAGE else _Answer(checks=tuple(_checks(stage, rest)))
     except Unsupported as exc:
         answer = _Answer(unsupported=exc.message)
     except Error as exc:
@@ -158,6 +159,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _checks(stage: str, arguments: Sequence[str]) -> Sequence[Check]:
     """Raises Error."""
+    if stage == self_check_host.HOST_STAGE:  # it starts processes, which is over once the frameworks are loaded
+        return asyncio.run(self_check_host.try_host(arguments[0]))
     host = apple.host()
     match stage:
         case self_check_api.API_STAGE:
