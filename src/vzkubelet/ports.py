@@ -237,7 +237,7 @@ class MachineDriver(Protocol):
     - `address` waits for the guest's address; Conflict when the machine stops before it has one.
     - `network_change` waits until the fault of the guest's network is another than `known` and returns it ("" = the
       network is there); None when nothing more will be told: the machine does not run, or its hypervisor cannot tell.
-      Whoever asks again with the answer misses no change, also after a restart of the daemon.
+      Who asks again with the answer misses no change, also after a restart of the daemon. One caller per machine.
     - `power_off` asks the guest; it returns at once and may have no effect. `kill` returns when the machine's processes
       are gone; killing a stopped machine does nothing.
     - `delete` kills, then removes everything that ever belonged to the machine; repeating it does nothing.

@@ -249,6 +249,25 @@ async def test_all_who_wait_hear_of_the_end(world: MachineWorld) -> None:
     assert {(await each).phase for each in waiting} == {MachinePhase.STOPPED}
 
 
+async def test_of_a_network_that_is_there_nothing_is_told_and_the_end_of_the_machine_ends_the_question(
+    world: MachineWorld,
+) -> None:
+    driver = await world.driver()
+    with pytest.raises(NotFound):
+        await driver.network_change(UID, "")
+    await driver.create(world.spec(UID))
+    assert await driver.network_change(UID, "") is None
+    await driver.start(UID)
+    given_up = started(driver.network_change(UID, ""))
+    await asyncio.sleep(0.1)
+    await aio.cancel(given_up)
+    asked = started(driver.network_change(UID, ""))
+    await asyncio.sleep(0.1)
+    await driver.kill(UID)
+    async with asyncio.timeout(BOOT_TIMEOUT_S):
+        assert await asked is None
+
+
 async def test_giving_up_a_wait_changes_nothing(world: MachineWorld) -> None:
     driver = await running(world)
     waiting = started(driver.wait(UID))

@@ -432,7 +432,7 @@ async def test_a_guest_that_powers_off_is_no_fault_unless_a_process_ran_in_it(
 # --- What a pod survives ------------------------------------------------------------------------------------------
 
 
-async def test_a_network_that_breaks_and_a_vsock_that_fails_are_no_concern_of_the_pods(node: VzNode) -> None:
+async def test_a_network_that_breaks_is_told_and_a_pod_survives_it_and_a_vsock_that_fails(node: VzNode) -> None:
     for code in CODES:
         node.mac.fail("connect", code=code)
     node.bind("sleep", "infinity")
@@ -440,8 +440,10 @@ async def test_a_network_that_breaks_and_a_vsock_that_fails_are_no_concern_of_th
     node.tell_guest("disconnect 3")
     mac_address = node.world.machine_state(UID).mac
     await node.until(lambda: node.mac.guest(mac_address)["nics"][0]["kind"] == "nat")
+    back = "vm|Normal|NetworkAvailable|The network of the virtual machine is back"
+    await node.until(lambda: back in node.recorder.events)
     assert await node.running() == first
-    assert node.warnings() == []
+    assert {warning.reason for warning in node.warnings()} == {"NetworkUnavailable"}
     for path in (node.mac.directory / "faults").glob("*.json"):
         path.unlink()  # how often vsock was tried is not the matter here
 
