@@ -259,7 +259,7 @@ async def test_exec_needs_a_running_container(pod: Pod) -> None:
     used = await pod.runtime.usage(pod.ref, "main")
     assert used.cpu_ns > 0
     assert used.working_set_bytes > 0
-    await pod.runtime.stop(pod.ref, "main", 30)
+    await pod.runtime.stop(pod.ref, "main", 1)
     with pytest.raises(errors.Conflict):
         await pod.exec("true")
     with pytest.raises(errors.Conflict):
