@@ -25,12 +25,13 @@ _WIDTH = 100
 @click.option("--standalone", is_flag=True, help="Leave out what only a cluster needs.")
 @click.option("--self-check", is_flag=True, help="On a Mac: try every class and selector of Apple's that is used.")
 @click.option("--guest", metavar="KERNEL", help="With --self-check: boot this Linux kernel too.")
+@click.option("--online", is_flag=True, help="With --self-check: let Apple's catalogue tell what a macOS guest needs.")
 @click.option("-q", "--quiet", is_flag=True, help="Only what is wrong.")
 @flags.daemon
 @click.pass_context
 def doctor(
-    ctx: click.Context, /, as_json: bool, standalone: bool, self_check: bool, guest: str | None, quiet: bool,
-    **_: str | None,
+    ctx: click.Context, /, as_json: bool, standalone: bool, self_check: bool, guest: str | None, online: bool,
+    quiet: bool, **_: str | None,
 ) -> int:  # fmt: skip
     """Examine this host as the agent would find it, and say how to mend what is wrong.
 
@@ -46,7 +47,7 @@ def doctor(
       macos-vz-kubelet doctor --self-check            # on a Mac; prints a report to send in
     """
     if self_check:
-        return _self_check(flags.values(ctx), guest, as_json)
+        return _self_check(flags.values(ctx), guest, online, as_json)
     from vzkubelet.daemon import preflight
     from vzkubelet.host import doctor as room
 
@@ -66,13 +67,14 @@ def local_probe() -> "Probe":
     return LocalProbe(config.process_environment())
 
 
-def _self_check(given: Mapping[str, str], guest: str | None, as_json: bool) -> int:
+def _self_check(given: Mapping[str, str], guest: str | None, online: bool, as_json: bool) -> int:
     """Raises: Unsupported (no frameworks here)."""
     from vzkubelet.machines.vz import self_check
     from vzkubelet.machines.vz.launch import Interpreter
 
     app = config.read(given, purpose=config.Purpose.STANDALONE).vz.helper_app
-    report = self_check.run(Path(guest) if guest else None, Interpreter.find(app, config.helper_environment()))
+    interpreter = Interpreter.find(app, config.helper_environment())
+    report = self_check.run(Path(guest) if guest else None, interpreter, is_online=online)
     click.echo(report.json if as_json else report.text)
     return 0 if report.passed else PROBLEM_EXIT_CODE
 

@@ -206,3 +206,19 @@ def test_report_is_readable_twice(mac_host: MacHost) -> None:
     assert document["ok"] == report.ok
     assert report.text == f"{report.summary}\n\nPlease send this report along:\n\n{report.json}"
     assert "Everything that the agent needs is here." in report.summary
+
+
+def test_a_macos_guest_is_validated_when_the_catalogue_may_be_asked(mac_host: MacHost) -> None:
+    mac_host.configure(latest_restore_image={"url": "https://example.com/a.ipsw", "version": [15, 1], "build": "24B83"})
+    offline = self_check.run(interpreter=interpreter(mac_host))
+    (skipped,) = [check for check in offline.checks if check.stage == "configuration"]
+    assert (skipped.name, skipped.state) == ("a macOS guest", State.SKIPPED)
+    assert "--online" in skipped.found
+    online = self_check.run(interpreter=interpreter(mac_host), is_online=True)
+    assert online.ok["configuration"] == offline.ok["configuration"] + 1, online.summary
+
+
+def test_a_catalogue_that_does_not_answer_is_told(mac_host: MacHost) -> None:
+    report = self_check.run(interpreter=interpreter(mac_host), is_online=True)
+    (failed,) = [check for check in report.checks if check.state is State.FAILED]
+    assert (failed.stage, failed.name) == ("configuration", "a macOS guest")

@@ -19,7 +19,7 @@ import msgspec
 from vzkubelet import aio
 from vzkubelet.errors import Conflict, Error, InvalidInput, MachineFault
 from vzkubelet.machines.directory import MachineDirectory, os_fault
-from vzkubelet.machines.vz import apple, configuration, faults, restore_image
+from vzkubelet.machines.vz import apple, configuration, faults, platforms, restore_image
 from vzkubelet.machines.vz.apple import AppleError
 from vzkubelet.machines.vz.availability import MacOS
 from vzkubelet.machines.vz.faults import Operation, Situation
@@ -98,13 +98,7 @@ class Installer:
         """Disk, auxiliary storage, machine and installer; the installer belongs to the machine's queue."""
         vz = self._queue.frameworks.Virtualization
         _make_disk(directory, request.disk_size_bytes)
-        model = vz.VZMacHardwareModel.alloc().initWithDataRepresentation_(apple.data(image.hardware_model))
-        url = apple.file_url(directory.aux)
-        storage, error = vz.VZMacAuxiliaryStorage.alloc().initCreatingStorageAtURL_hardwareModel_options_error_(
-            url, model, 0, None
-        )
-        if storage is None:
-            raise apple.apple_error(error, str(directory.aux))
+        platforms.create_auxiliary_storage(directory.aux, image.hardware_model)
         mac = str(vz.VZMACAddress.randomLocallyAdministeredAddress().string())
         plan = machine_plan(request, image, directory, mac)
         built = configuration.build(plan, directory, self._host, self._situation, None)

@@ -91,6 +91,17 @@ def _nest(vz: Any, generic: Any, host: MacOS) -> None:
     generic.setNestedVirtualizationEnabled_(True)
 
 
+def create_auxiliary_storage(path: Path, hardware_model: bytes) -> None:
+    """Make the file, which must not exist, that keeps the NVRAM of a macOS guest. Raises AppleError."""
+    vz = apple.frameworks().Virtualization
+    model = vz.VZMacHardwareModel.alloc().initWithDataRepresentation_(apple.data(hardware_model))
+    storage, error = vz.VZMacAuxiliaryStorage.alloc().initCreatingStorageAtURL_hardwareModel_options_error_(
+        apple.file_url(path), model, 0, None
+    )
+    if storage is None:
+        raise apple.apple_error(error, str(path))
+
+
 def _mac_platform(plan: MachinePlan, boot: MacOSBoot, directory: MachineDirectory, host: MacOS) -> Any:
     if plan.nested:
         raise InvalidInput("macOS guests cannot nest virtual machines; use nested virtualization for Linux guests")

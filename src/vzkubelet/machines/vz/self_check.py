@@ -27,6 +27,7 @@ from vzkubelet.machines.vz.self_check_report import Check, HostFacts, Report, St
 
 _MODULE = "vzkubelet.machines.vz.self_check"
 _FACTS_STAGE = "facts"
+_MACOS_STAGE = "macos"
 _STAGES = (
     self_check_api.API_STAGE,
     self_check_api.CREATION_STAGE,
@@ -39,13 +40,14 @@ _OLDEST_PYOBJC = (12, 2)
 _PACKAGES = ("pyobjc-core", "pyobjc-framework-Cocoa", "pyobjc-framework-Virtualization", "pyobjc-framework-libdispatch")
 
 
-def run(guest: Path | None = None, interpreter: Interpreter | None = None) -> Report:
+def run(guest: Path | None = None, interpreter: Interpreter | None = None, *, is_online: bool = False) -> Report:
     """Check this Mac. Takes some seconds, and up to two minutes when something hangs.
 
     `guest` is a Linux kernel (an uncompressed Image; ``initrd`` and ``cmdline`` beside it are used), or a directory
     with ``kernel``; it is booted and stopped again. `interpreter` runs the stages; None = the one of the signed
-    application at its default place, or this one. The report has `passed`, `text` (for people, with the JSON at its
-    end), `summary` and `json`. A kernel that is missing is a failed check.
+    application at its default place, or this one. With `is_online` Apple's catalogue tells what a macOS guest needs,
+    which is then validated. The report has `passed`, `text` (for people, with the JSON at its end), `summary` and
+    `json`. A kernel that is missing is a failed check.
 
     Raises: Unsupported (no frameworks here).
     """
@@ -55,6 +57,10 @@ def run(guest: Path | None = None, interpreter: Interpreter | None = None) -> Re
     checks = [*host_checks, *_stage(chosen, self_check_host.HOST_STAGE, chosen.executable)]
     for stage in _STAGES:
         checks += _stage(chosen, stage)
+    if is_online:
+        checks += _stage(chosen, _MACOS_STAGE)
+    else:
+        checks.append(self_check_machine.skip_macos())
     if guest is not None:
         checks += _stage(chosen, self_check_machine.GUEST_STAGE, str(guest))
     document = self_check_api.api()
@@ -171,6 +177,8 @@ def _checks(stage: str, arguments: Sequence[str]) -> Sequence[Check]:
             return asyncio.run(self_check_machine.try_queue())
         case self_check_machine.CONFIGURATION_STAGE:
             return list(self_check_machine.try_configurations(self_check_machine.host()))
+        case _ if stage == _MACOS_STAGE:
+            return [asyncio.run(self_check_machine.try_macos(self_check_machine.host()))]
         case self_check_machine.GUEST_STAGE:
             return asyncio.run(self_check_machine.try_guest(Path(arguments[0])))
         case _:
