@@ -11,13 +11,15 @@ VERB_SETTINGS = ("machine-driver", "guest-network", "qemu-firmware", "cache-dir"
 
 
 class _Exec(click.Command):
-    """Options may stand on both sides of POD when a ``--`` begins the command, as with kubectl; without it the command
-    begins after POD."""
+    """Options stand on both sides of POD, and the command begins after the first ``--``, as with kubectl."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.allow_interspersed_args = "--" in args
-        ctx.ignore_unknown_options = "--" not in args
-        return super().parse_args(ctx, args)
+        given = args.index("--") if "--" in args else len(args)
+        command = args[given + 1 :]
+        rest = super().parse_args(ctx, args)
+        if len(ctx.params["command"] or ()) != len(command) or not command:
+            raise click.UsageError("write the command after two dashes: exec POD -- COMMAND", ctx)
+        return rest
 
 
 @click.command("exec", cls=_Exec, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,12 +28,15 @@ class _Exec(click.Command):
 @click.option("-c", "--container", help="Container name; the first container (the machine) by default.")
 @flags.some(*VERB_SETTINGS)
 @click.argument("pod")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @click.pass_context
 def exec_(
     ctx: click.Context, /, pod: str, command: tuple[str, ...], stdin: bool, tty: bool, container: str | None, **_: str
 ) -> int:
-    """Run COMMAND in a container of POD; its exit code is this command's."""
+    """Run COMMAND in a container of POD; its exit code is this command's.
+
+    Two dashes stand before the command: exec -it POD -- sh -c 'echo hello'
+    """
     from vzkubelet import ports
     from vzkubelet.cli import streams
     from vzkubelet.daemon import standalone

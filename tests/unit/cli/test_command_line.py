@@ -148,8 +148,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "container", "command"),
     [
         (["pod", "-c", "side", "--", "ls", "-l"], "side", ("ls", "-l")),
-        (["-c", "side", "pod", "ls", "-l"], "side", ("ls", "-l")),
+        (["-c", "side", "pod", "--", "ls"], "side", ("ls",)),
         (["-it", "pod", "--", "sh", "-c", "a -- b"], None, ("sh", "-c", "a -- b")),
+        (["pod", "--", "sh", "-c", "echo $1", "--", "foo"], None, ("sh", "-c", "echo $1", "--", "foo")),
         (["pod", "--", "--", "-c"], None, ("--", "-c")),
     ],
 )
@@ -158,3 +159,14 @@ def test_options_of_exec_stand_on_both_sides_of_the_pod(
 ) -> None:
     given = exec_.make_context("exec", arguments).params
     assert (given["pod"], given["container"], given["command"]) == ("pod", container, command)
+
+
+@pytest.mark.parametrize("arguments", [["pod"], ["pod", "ls"], ["pod", "sh", "x", "--", "y"], ["pod", "--"]])
+def test_a_command_without_its_dashes_is_not_taken_apart(arguments: list[str]) -> None:
+    with pytest.raises(click.UsageError, match="exec POD -- COMMAND"):
+        exec_.make_context("exec", arguments)
+
+
+def test_a_misspelt_option_of_exec_is_no_pod() -> None:
+    with pytest.raises(click.NoSuchOption, match="--contianer"):
+        exec_.make_context("exec", ["--contianer", "vm", "pod", "--", "true"])
