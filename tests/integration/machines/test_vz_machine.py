@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.apple_double import VERSIONS, MacHost, imported_frameworks
-from tests.support.vz_machines import MAC, efi_plan, machine_directory, macos_plan
+from tests.support.vz_machines import MAC, machine_directory, macos_plan
 from vzkubelet.errors import Conflict, DeadlineExceeded, Error, Exhausted, MachineFault, NotFound, Unavailable
 from vzkubelet.machines.directory import MachineDirectory
 from vzkubelet.machines.vz import apple, configuration, faults, shares
@@ -164,18 +164,6 @@ async def test_an_exception_of_ours_in_a_callback_does_not_reach_the_framework(
         while await machine.state() is not VMState.STOPPED:
             await asyncio.sleep(0.01)
     assert caplog.text.count("RuntimeError: a defect of ours") == 2  # and the double recorded no abort
-
-
-async def test_a_mac_starts_from_its_recovery_system(mac: Mac) -> None:
-    machine = await mac.machine()
-    await machine.start(recovery=True)
-    assert mac.host.guest(MAC)["boot"]["recovery"] is True
-
-
-async def test_a_linux_guest_has_no_recovery_system(sequoia: Mac) -> None:
-    machine = await sequoia.machine(efi_plan())
-    with pytest.raises(Error, match="macOS guests"):
-        await machine.start(recovery=True)
 
 
 # --- Save and restore ----------------------------------------------------------------------------------------------

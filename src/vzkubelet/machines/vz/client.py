@@ -109,9 +109,9 @@ class Client:
 
     # --- Requests ----------------------------------------------------------------------------------------------------
 
-    async def start(self, *, recovery: bool = False, timeout_s: float = REQUEST_S) -> None:
+    async def start(self, *, timeout_s: float = REQUEST_S) -> None:
         """Start the guest; the helper ends when it cannot. Raises whatever of `errors` the helper found."""
-        await self._done(protocol.Start(id=next(self._ids), recovery=recovery), timeout_s)
+        await self._done(protocol.Start(id=next(self._ids)), timeout_s)
 
     async def request_stop(self) -> None:
         await self._done(protocol.RequestStop(id=next(self._ids)))

@@ -57,7 +57,6 @@ def _assemble(plan: MachinePlan, directory: MachineDirectory, host: MacOS, descr
     configuration.setPointingDevices_(devices.pointing_devices(plan, host))
     attached = network_attachment(plan, host, descriptor)
     configuration.setNetworkDevices_([_network_device(plan, attached)])
-    configuration.setConsoleDevices_(devices.console_devices(plan))
     configuration.setStorageDevices_(storage.storage_devices(plan, directory))
     configuration.setEntropyDevices_(devices.entropy_devices(plan))
     configuration.setMemoryBalloonDevices_(devices.memory_balloon_devices(plan))

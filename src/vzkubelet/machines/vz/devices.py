@@ -100,21 +100,6 @@ def _touch(path: Path) -> None:
         raise os_fault(exc, f"cannot create the console file {path}") from exc
 
 
-def console_devices(plan: MachinePlan) -> list[Any]:
-    """The SPICE agent's port, when the guest's agent is to share the clipboard."""
-    if not plan.clipboard:
-        return []
-    vz = apple.frameworks().Virtualization
-    attachment = apple.make(vz.VZSpiceAgentPortAttachment)
-    attachment.setSharesClipboard_(True)
-    port = apple.make(vz.VZVirtioConsolePortConfiguration)
-    port.setName_(vz.VZSpiceAgentPortAttachment.spiceAgentPortName())
-    port.setAttachment_(attachment)
-    console = apple.make(vz.VZVirtioConsoleDeviceConfiguration)
-    console.ports().setObject_atIndexedSubscript_(port, 0)  # there is no setPorts_
-    return [console]
-
-
 def entropy_devices(plan: MachinePlan) -> list[Any]:
     if not plan.entropy or plan.suspendable:
         return []

@@ -27,7 +27,7 @@ from vzkubelet import aio
 from vzkubelet.errors import AlreadyExists, Error, InvalidInput, NotFound
 from vzkubelet.files import write_atomic
 from vzkubelet.machines.directory import MachineDirectory, listen, os_fault
-from vzkubelet.machines.vz import network, plan
+from vzkubelet.machines.vz import packet_filter, plan
 from vzkubelet.machines.vz.connections import Server
 from vzkubelet.machines.vz.packet_filter import PacketFilter
 from vzkubelet.machines.vz.plan import FileHandleNetwork, MachinePlan
@@ -203,7 +203,7 @@ def _run(directory: MachineDirectory, listen_descriptor: int | None, parent: int
     what, digest = read_plan(directory)
     listener = _listener(directory, listen_descriptor)
     # A child is started before the frameworks are loaded: Objective-C does not survive a fork.
-    carrier = network.open_filter(what.network, what.mac) if isinstance(what.network, FileHandleNetwork) else None
+    carrier = packet_filter.start(what.network, what.mac) if isinstance(what.network, FileHandleNetwork) else None
 
     async def serve() -> None:
         session = Session(what, directory, None if carrier is None else carrier.descriptor)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vzkubelet import aio
-from vzkubelet.errors import Conflict, DeadlineExceeded, Error, InvalidInput, NotFound
+from vzkubelet.errors import Conflict, DeadlineExceeded, Error, NotFound
 from vzkubelet.files import STAGING_PREFIX
 from vzkubelet.machines.directory import os_fault
 from vzkubelet.machines.vz import apple, faults
@@ -182,23 +182,15 @@ class VirtualMachine:
         state: VMState = await self._on_queue(self._read_state, Operation.QUERY)
         return state
 
-    async def start(self, *, recovery: bool = False, timeout_s: float | None = None) -> None:
+    async def start(self, *, timeout_s: float | None = None) -> None:
         """Returns when the guest runs, or ran: it may have powered off already. `timeout_s`: else that of `TIMEOUTS_S`.
 
         Raises Exhausted (limit of macOS guests, disk full), Forbidden, MachineFault, Conflict, DeadlineExceeded.
         """
-
-        def begin(handler: ErrorHandler) -> None:
-            if not recovery:
-                self._vm.startWithCompletionHandler_(handler)
-                return
-            options = self._queue.frameworks.Virtualization.VZMacOSVirtualMachineStartOptions.alloc().init()
-            options.setStartUpFromMacOSRecovery_(True)
-            self._vm.startWithOptions_completionHandler_(options, handler)
-
-        if recovery and not self._situation.is_macos_guest:
-            raise InvalidInput("only macOS guests have a recovery system to start from")
-        starting = aio.spawn(self._operate(Operation.START, begin, timeout_s), name="start the virtual machine")
+        operation = self._operate(
+            Operation.START, lambda handler: self._vm.startWithCompletionHandler_(handler), timeout_s
+        )
+        starting = aio.spawn(operation, name="start the virtual machine")
         try:
             waited: set[asyncio.Future[Any]] = {starting, self._ended}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)

@@ -1,19 +1,16 @@
 """Which attachment a guest's network device gets, checked against this host before the framework has its say."""
 
 import difflib
-import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from vzkubelet.errors import Forbidden, InvalidInput, MachineFault, NotFound
-from vzkubelet.machines.vz import packet_filter, vmnet
+from vzkubelet.machines.vz import vmnet
 from vzkubelet.machines.vz.apple import Frameworks, make
 from vzkubelet.machines.vz.availability import MacOS, unavailable
 from vzkubelet.machines.vz.plan import BridgedNetwork, FileHandleNetwork, NatNetwork, Network, VmnetNetwork
 
-_MTU_MIN, _MTU_MAX = 1500, 65535
-"""VZFileHandleNetworkDeviceAttachment.h, maximumTransmissionUnit."""
 _ENTITLEMENT = (
     "bridging needs the entitlement com.apple.vm.networking, which Apple grants to a developer team "
     "(https://developer.apple.com/forums/thread/656411): sign with it and its provisioning profile "
@@ -49,7 +46,7 @@ def attachment(
         case VmnetNetwork():
             return _vmnet(frameworks, host, network)
         case FileHandleNetwork():
-            return _file_handle(frameworks, network, network.descriptor if descriptor is None else descriptor)
+            return _file_handle(frameworks, descriptor)
         case _:
             assert_never(network)
 
@@ -117,7 +114,7 @@ def _bridged(frameworks: Frameworks, wanted: str) -> NetworkAttachment:
 def _vmnet(frameworks: Frameworks, host: MacOS, network: VmnetNetwork) -> NetworkAttachment:
     if host < MacOS(26):
         raise unavailable("a vmnet network of one's own", MacOS(26), host)
-    logical = vmnet.create(network.mode, _subnet(network.subnet))
+    logical = vmnet.create(network.mode)
     opaque = vmnet.opaque_type(frameworks.objc)(c_void_p=logical.pointer)
     attached = frameworks.Virtualization.VZVmnetNetworkDeviceAttachment.alloc().initWithNetwork_(opaque)
     if attached is None:
@@ -125,40 +122,16 @@ def _vmnet(frameworks: Frameworks, host: MacOS, network: VmnetNetwork) -> Networ
     return NetworkAttachment(attached, (logical, opaque))
 
 
-def _subnet(text: str) -> ipaddress.IPv4Network | None:
-    if not text:
-        return None
-    try:
-        subnet = ipaddress.IPv4Network(text)
-    except ValueError as exc:
-        raise InvalidInput(f"{text} is no IPv4 subnet such as 192.168.100.0/24: {exc}") from exc
-    if not subnet.is_private or subnet.prefixlen > 29:
-        raise InvalidInput(f"{text} cannot be a guest network: take a private one of at most 29 bits")
-    return subnet
-
-
 # --- File handle -----------------------------------------------------------------------------------------------------
 
 
-def open_filter(network: FileHandleNetwork, mac: str) -> packet_filter.PacketFilter | None:
-    """The packet filter of a guest, running; None when the network is an inherited descriptor. Before the frameworks
-    are loaded: it forks. Raises InvalidInput, NotFound, MachineFault."""
-    if network.descriptor is not None and not network.command:
-        return None
-    return packet_filter.start(network, mac)
-
-
-def _file_handle(frameworks: Frameworks, network: FileHandleNetwork, descriptor: int | None) -> NetworkAttachment:
+def _file_handle(frameworks: Frameworks, descriptor: int | None) -> NetworkAttachment:
     if descriptor is None:
-        raise InvalidInput("a network over a file handle needs a packet filter's command or an inherited descriptor")
-    if not _MTU_MIN <= network.mtu <= _MTU_MAX:
-        raise InvalidInput(f"an MTU of {network.mtu} bytes: a guest's is {_MTU_MIN} to {_MTU_MAX}")
+        raise InvalidInput("a network over a file handle needs the socket of a packet filter")
     check_frame_socket(descriptor)
     # The descriptor is the packet filter's for the life of the machine; a second attachment needs it again.
     handle = frameworks.Foundation.NSFileHandle.alloc().initWithFileDescriptor_closeOnDealloc_(descriptor, False)
     attached = frameworks.Virtualization.VZFileHandleNetworkDeviceAttachment.alloc().initWithFileHandle_(handle)
-    if network.mtu != _MTU_MIN:
-        attached.setMaximumTransmissionUnit_(network.mtu)
     return NetworkAttachment(attached, (handle,))
 
 

@@ -92,12 +92,9 @@ class Disk(Plan, frozen=True, kw_only=True):
     """A raw disk image (or ASIF on macOS 26) on virtio-blk; the first of a plan is booted from."""
 
     path: str
-    read_only: bool = False
     caching: DiskCaching | None = None
     """None = Cached for Linux guests, whose file systems get damaged otherwise, and Automatic for macOS (as tart)."""
     synchronization: DiskSynchronization = DiskSynchronization.FULL
-    identifier: str = ""
-    """virtio-blk serial, at most 20 ASCII characters; the guest sees ``/dev/disk/by-id/virtio-…``."""
 
 
 # --- Network ---------------------------------------------------------------------------------------------------------
@@ -122,8 +119,6 @@ class VmnetNetwork(Plan, tag="vmnet", frozen=True, kw_only=True):
     """A vmnet network made by the helper itself (macOS 26)."""
 
     mode: VmnetMode = VmnetMode.SHARED
-    subnet: str = ""
-    """CIDR of the network, empty = vmnet chooses."""
 
 
 class FileHandleNetwork(Plan, tag="file-handle", frozen=True, kw_only=True):
@@ -131,12 +126,9 @@ class FileHandleNetwork(Plan, tag="file-handle", frozen=True, kw_only=True):
 
     `command` is started by the helper before the frameworks are loaded (no fork after that), with its end of the pair
     inherited; ``{fd}`` in an argument is that descriptor's number and ``{mac}`` the guest's MAC. It ends with the VM.
-    Without a command `descriptor` names an inherited descriptor of the helper.
     """
 
-    command: tuple[str, ...] = ()
-    descriptor: int | None = None
-    mtu: int = 1500
+    command: tuple[str, ...]
 
 
 Network = NatNetwork | BridgedNetwork | VmnetNetwork | FileHandleNetwork
@@ -214,8 +206,6 @@ class MachinePlan(Plan, frozen=True, kw_only=True):
     entropy: bool = True
     balloon: bool = True
     vsock: bool = True
-    clipboard: bool = False
-    """A SPICE agent port: the guest's agent shares the host's clipboard."""
     rosetta_tag: str = ""
     """Tag of the share with Rosetta's binaries for a Linux guest; empty = none."""
     nested: bool = False

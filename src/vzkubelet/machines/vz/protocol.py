@@ -49,8 +49,6 @@ class Start(Message, tag="start", frozen=True, kw_only=True):
     """Build the configuration, validate it and start the guest. A helper starts its machine once; a failure ends it."""
 
     id: int
-    recovery: bool = False
-    """Start macOS from its recovery partition."""
 
 
 class RequestStop(Message, tag="request-stop", frozen=True, kw_only=True):

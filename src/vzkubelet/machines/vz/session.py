@@ -91,7 +91,7 @@ class Session:
             case protocol.VsockConnect():
                 return Answer(Done(id=request.id), await self._running().connect(request.port))
             case protocol.Start():
-                await self._start(recovery=request.recovery)
+                await self._start()
             case protocol.Kill():
                 await self.kill()
             case protocol.RequestStop():
@@ -135,7 +135,7 @@ class Session:
         self._machine = await VirtualMachine.create(queue, build, situation, listener)
         return self._machine
 
-    async def _start(self, *, recovery: bool) -> None:
+    async def _start(self) -> None:
         async with self._lock:
             if self._started_at is not None or self.end is not None:
                 raise Conflict("the machine was started already; a helper starts its machine once")
@@ -143,7 +143,7 @@ class Session:
                 machine = await self._created()
                 if self._killed:
                     raise Conflict("the machine was killed before it was started")
-                await machine.start(recovery=recovery, timeout_s=self._plan.waits.start_s)
+                await machine.start(timeout_s=self._plan.waits.start_s)
             except Error as exc:
                 self._finish(Ending(exc))
                 raise

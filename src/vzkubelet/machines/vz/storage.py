@@ -40,7 +40,7 @@ def _block_device(disk: Disk, plan: MachinePlan, directory: MachineDirectory) ->
     attachment, error = (
         vz.VZDiskImageStorageDeviceAttachment.alloc().initWithURL_readOnly_cachingMode_synchronizationMode_error_(
             apple.file_url(path),
-            disk.read_only,
+            False,  # read-only
             _caching_mode(vz, caching_of(disk, plan)),
             _synchronization_mode(vz, disk.synchronization),
             None,
@@ -48,13 +48,7 @@ def _block_device(disk: Disk, plan: MachinePlan, directory: MachineDirectory) ->
     )
     if attachment is None:
         raise apple.apple_error(error, str(path))
-    device = vz.VZVirtioBlockDeviceConfiguration.alloc().initWithAttachment_(attachment)
-    if disk.identifier:
-        valid, error = vz.VZVirtioBlockDeviceConfiguration.validateBlockDeviceIdentifier_error_(disk.identifier, None)
-        if not valid:
-            raise apple.apple_error(error, f"disk identifier {disk.identifier!r}")
-        device.setBlockDeviceIdentifier_(disk.identifier)
-    return device
+    return vz.VZVirtioBlockDeviceConfiguration.alloc().initWithAttachment_(attachment)
 
 
 def _caching_mode(vz: Any, caching: DiskCaching) -> int:

@@ -6,21 +6,20 @@ VZVmnetNetworkDeviceAttachment.h). Callers check for macOS 26 first.
 
 import ctypes
 import functools
-import ipaddress
 import weakref
 from typing import Any
 
-from vzkubelet.errors import Exhausted, Forbidden, InvalidInput, MachineFault, Unsupported
+from vzkubelet.errors import Exhausted, Forbidden, MachineFault, Unsupported
 from vzkubelet.machines.vz.plan import VmnetMode
 
 _VMNET = "/System/Library/Frameworks/vmnet.framework/vmnet"
 _CORE_FOUNDATION = "/System/Library/Frameworks/CoreFoundation.framework/CoreFoundation"
 _MODES = {VmnetMode.HOST: 1000, VmnetMode.SHARED: 1001}  # operating_modes_t
-_SUCCESS, _INVALID_ARGUMENT, _INVALID_ACCESS, _SHARING_SERVICE_BUSY, _NOT_AUTHORIZED = 1000, 1003, 1005, 1009, 1010
+_SUCCESS, _INVALID_ACCESS, _SHARING_SERVICE_BUSY, _NOT_AUTHORIZED = 1000, 1005, 1009, 1010
 _TEXTS = {
     1001: "general failure",
     1002: "out of memory",
-    _INVALID_ARGUMENT: "invalid argument",
+    1003: "invalid argument",
     1004: "the interface is not complete",
     _INVALID_ACCESS: "permission denied",
     1006: "a packet is larger than the MTU",
@@ -64,42 +63,30 @@ def declare(library: Any, foundation: Any) -> None:
     status = ctypes.POINTER(ctypes.c_uint32)
     library.vmnet_network_configuration_create.argtypes = [ctypes.c_uint32, status]
     library.vmnet_network_configuration_create.restype = ctypes.c_void_p
-    library.vmnet_network_configuration_set_ipv4_subnet.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
-    library.vmnet_network_configuration_set_ipv4_subnet.restype = ctypes.c_uint32
     library.vmnet_network_create.argtypes = [ctypes.c_void_p, status]
     library.vmnet_network_create.restype = ctypes.c_void_p
     foundation.CFRelease.argtypes = [ctypes.c_void_p]
     foundation.CFRelease.restype = None
 
 
-def create(
-    mode: VmnetMode, subnet: ipaddress.IPv4Network | None, libraries: tuple[Any, Any] | None = None
-) -> LogicalNetwork:
-    """A new network; without `subnet` vmnet chooses one. Raises Unsupported, Forbidden, Exhausted, InvalidInput,
-    MachineFault."""
+def create(mode: VmnetMode, libraries: tuple[Any, Any] | None = None) -> LogicalNetwork:
+    """A new network, with a subnet that vmnet chooses. Raises Unsupported, Forbidden, Exhausted, MachineFault."""
     library, foundation = libraries or load()
     status = ctypes.c_uint32(_SUCCESS)
     configuration = library.vmnet_network_configuration_create(_MODES[mode], ctypes.byref(status))
     if not configuration:
-        raise _failure(mode, subnet, status.value)
+        raise _failure(mode, status.value)
     try:
-        if subnet is not None:
-            # struct in_addr, in network order. The address is the host's own, as in Apple's containerization.
-            gateway, mask = subnet[1].packed, subnet.netmask.packed
-            told = library.vmnet_network_configuration_set_ipv4_subnet(configuration, gateway, mask)
-            if told != _SUCCESS:
-                raise _failure(mode, subnet, told)
         network = library.vmnet_network_create(configuration, ctypes.byref(status))
     finally:
         foundation.CFRelease(configuration)
     if not network:
-        raise _failure(mode, subnet, status.value)
+        raise _failure(mode, status.value)
     return LogicalNetwork(network, foundation)
 
 
-def _failure(mode: VmnetMode, subnet: ipaddress.IPv4Network | None, status: int) -> Exception:
-    what = f"vmnet made no {mode} network" + (f" in {subnet}" if subnet else "")
-    reason = f"{what}: {_TEXTS.get(status, 'unknown status')} ({status})"
+def _failure(mode: VmnetMode, status: int) -> Exception:
+    reason = f"vmnet made no {mode} network: {_TEXTS.get(status, 'unknown status')} ({status})"
     if status in (_NOT_AUTHORIZED, _INVALID_ACCESS):
         return Forbidden(
             f"{reason}; the helper must be signed with com.apple.security.virtualization, and where that is not enough "
@@ -108,12 +95,9 @@ def _failure(mode: VmnetMode, subnet: ipaddress.IPv4Network | None, status: int)
         )
     if status == _SHARING_SERVICE_BUSY:
         return Exhausted(
-            f"{reason}; turn Internet Sharing off, stop other virtual machine programs, or take a subnet that neither "
-            "they nor the host's own networks use",
+            f"{reason}; turn Internet Sharing off and stop other virtual machine programs",
             reason="NetworkInUse",
         )
-    if status == _INVALID_ARGUMENT and subnet is not None:
-        return InvalidInput(f"{reason}; take a private subnet such as 192.168.100.0/24 that is free on this host")
     return MachineFault(
         f"{reason}; `log show --last 5m --predicate 'process == \"InternetSharing\"'` tells more", code=status
     )

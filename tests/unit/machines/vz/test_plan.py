@@ -51,8 +51,8 @@ def macos_plan(network: Network | None = None) -> MachinePlan:
     [
         NatNetwork(),
         BridgedNetwork(interface="vlan0"),
-        VmnetNetwork(mode=VmnetMode.HOST, subnet="192.168.80.0/24"),
-        FileHandleNetwork(command=("softnet", "--vm-fd", "{fd}"), mtu=9000),
+        VmnetNetwork(mode=VmnetMode.HOST),
+        FileHandleNetwork(command=("softnet", "--vm-fd", "{fd}")),
     ],
 )
 def test_every_network_survives_the_file(network: Network) -> None:

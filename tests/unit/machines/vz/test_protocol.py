@@ -27,7 +27,7 @@ from vzkubelet.machines.vz.protocol import (
 )
 
 REQUESTS: list[Message] = [
-    protocol.Start(id=1, recovery=True),
+    protocol.Start(id=1),
     protocol.RequestStop(id=2),
     protocol.Kill(id=3),
     protocol.Pause(id=4),
