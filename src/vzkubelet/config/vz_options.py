@@ -27,7 +27,7 @@ def _host(path: Parser, host: Host) -> tuple[Option, ...]:
             "vz-host-dir",
             "vz.host_dir",
             path,
-            "Where agents share machine slots and MAC addresses; by default it is the user's (but on a Mac: the cache's).",
+            "Where agents share machine slots and MAC addresses; by default those of one user do.",
             default=f"{MAC_SUPPORT}/host" if host.platform == "darwin" else None,
             env="VZ_HOST_DIR",
             metavar="DIR",

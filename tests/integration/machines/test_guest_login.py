@@ -8,6 +8,7 @@ from tests.support.memory_images import MemoryImages, MemoryRegistry
 from vzkubelet import config, ports
 from vzkubelet.daemon import parts
 from vzkubelet.errors import DeadlineExceeded
+from vzkubelet.machines import selection
 from vzkubelet.machines.synthetic import SyntheticDriver, SyntheticTiming
 from vzkubelet.model.identity import PodRef
 
@@ -26,7 +27,7 @@ async def test_the_readiness_time_out_is_the_deadline_of_the_first_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = SyntheticDriver(tmp_path / "machines", SyntheticTiming())
-    monkeypatch.setattr(parts.selection, "select", lambda *_, **__: driver)
+    monkeypatch.setattr(selection, "select", lambda *_, **__: driver)
     monkeypatch.setattr(parts, "_guests", lambda *_: ShutGuests())
     settings = config.load(
         {"cache-dir": str(tmp_path)}, {"VZ_SSH_READINESS_TIMEOUT": "7s"}, purpose=config.Purpose.STANDALONE

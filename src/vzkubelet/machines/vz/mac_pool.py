@@ -1,4 +1,4 @@
-"""MAC addresses of guests: one per machine slot of the host, the same for ever.
+"""MAC addresses of guests: one per machine slot of a user, the same for ever.
 
 macOS leases an address for a day and its pool has about 250: a new MAC for every guest would use them up within hours
 of CI jobs. A slot has one machine at a time among all agents of a user, so its address is never in use twice.

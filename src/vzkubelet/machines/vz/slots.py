@@ -45,7 +45,7 @@ class Slot:
 
 
 class Slots:
-    """The slots below a directory that all agents of a user name (--vz-host-dir). Everything here blocks for a moment."""
+    """The slots below a directory that agents share (--vz-host-dir). Everything here blocks for a moment."""
 
     def __init__(self, host_directory: Path) -> None:
         self._directory = host_directory / "slots"
