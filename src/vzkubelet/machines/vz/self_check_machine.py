@@ -218,6 +218,7 @@ async def _session(plan: MachinePlan, directory: MachineDirectory) -> AsyncItera
         yield session
     finally:
         await session.kill()
+        await session.ended.wait()  # how it ended is written by then, into a directory that is about to be removed
         await session.drain(5.0)
 
 
