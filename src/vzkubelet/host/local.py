@@ -1,7 +1,6 @@
 """This host, asked for real."""
 
 import contextlib
-import ctypes
 import email.utils
 import http.client
 import importlib.metadata
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from vzkubelet import sysctl
 from vzkubelet.errors import Forbidden, Unavailable, clip
 from vzkubelet.host.probe import (
     COMMAND_TIMEOUT_S,
@@ -212,22 +212,11 @@ def _limit(value: int) -> int:
 
 
 def _sysctl_by_name(name: str) -> str | None:
-    """sysctlbyname(3). Integers of 4 and 8 bytes come back as decimal text; a string ends with NUL."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.sysctlbyname.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_void_p,
-        ctypes.POINTER(ctypes.c_size_t),
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-    ]
-    size = ctypes.c_size_t(0)
-    if libc.sysctlbyname(name.encode(), None, ctypes.byref(size), None, 0) != 0:
+    """Integers of 4 and 8 bytes as decimal text; None for a name that the kernel does not know."""
+    try:
+        return sysctl_text(sysctl.read(name))
+    except OSError:
         return None
-    buffer = ctypes.create_string_buffer(size.value)
-    if libc.sysctlbyname(name.encode(), buffer, ctypes.byref(size), None, 0) != 0:
-        return None
-    return sysctl_text(buffer.raw[: size.value])
 
 
 def sysctl_text(raw: bytes) -> str:

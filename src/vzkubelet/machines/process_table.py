@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from vzkubelet import sysctl
 from vzkubelet.errors import Unsupported
 
 _PROC = Path("/proc")
@@ -70,18 +71,10 @@ def boot_id() -> str:
 
 
 def _darwin_boot_id() -> str:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.sysctlbyname.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_void_p,
-        ctypes.POINTER(ctypes.c_size_t),
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-    ]
-    buffer, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
-    if libc.sysctlbyname(b"kern.bootsessionuuid", buffer, ctypes.byref(size), None, 0):
-        raise Unsupported(f"this system does not tell its boot: {os.strerror(ctypes.get_errno())}")
-    return buffer.value.decode().lower()
+    try:
+        return sysctl.read("kern.bootsessionuuid").rstrip(b"\0").decode().lower()
+    except OSError as exc:
+        raise Unsupported(f"this system does not tell its boot: {exc.strerror}") from exc
 
 
 def cpu_ns(pid: int) -> int:

@@ -56,11 +56,8 @@ def measured() -> Capabilities:
 
 def ask(interpreter: Interpreter) -> Capabilities:
     """Of this host, in a process of its own, which takes about a second. Raises: Unsupported, MachineFault."""
-    command = interpreter.module("vzkubelet.machines.vz.capabilities")
     try:
-        done = subprocess.run(
-            command, env=interpreter.environment, capture_output=True, timeout=_ASK_S, check=False, cwd="/"
-        )
+        done = interpreter.run("vzkubelet.machines.vz.capabilities", timeout_s=_ASK_S)
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise MachineFault(f"cannot ask Virtualization.framework what it runs: {clip(str(exc))}") from exc
     try:

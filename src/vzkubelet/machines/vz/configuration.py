@@ -33,15 +33,11 @@ def build(
     try:
         built = _assemble(plan, directory, host, descriptor)
     except AppleError as exc:
-        raise faults.translate(exc, _during(situation, Operation.CONFIGURE)) from exc
+        raise faults.translate(exc, situation.during(Operation.CONFIGURE)) from exc
     except (ValueError, IndexError, KeyError, apple.objective_c_error()) as exc:
-        raise faults.translate(faults.exception(exc), _during(situation, Operation.CONFIGURE)) from exc
+        raise faults.translate(faults.exception(exc), situation.during(Operation.CONFIGURE)) from exc
     _validate(built.configuration, plan, host, situation)
     return built
-
-
-def _during(situation: Situation, operation: Operation) -> Situation:
-    return Situation(operation, situation.is_macos_guest, situation.host, situation.is_root)
 
 
 def _assemble(plan: MachinePlan, directory: MachineDirectory, host: MacOS, descriptor: int | None) -> Built:
@@ -98,7 +94,7 @@ def _validate(configuration: Any, plan: MachinePlan, host: MacOS, situation: Sit
     valid, error = configuration.validateWithError_(None)
     if not valid:
         told = apple.apple_error(error)
-        raise faults.translate(told, _during(situation, Operation.VALIDATE)) from told
+        raise faults.translate(told, situation.during(Operation.VALIDATE)) from told
     if not plan.suspendable:
         return
     if host < MacOS(14):
@@ -106,4 +102,4 @@ def _validate(configuration: Any, plan: MachinePlan, host: MacOS, situation: Sit
     valid, error = configuration.validateSaveRestoreSupportWithError_(None)
     if not valid:
         told = apple.apple_error(error)
-        raise faults.translate(told, _during(situation, Operation.SAVE)) from told
+        raise faults.translate(told, situation.during(Operation.SAVE)) from told

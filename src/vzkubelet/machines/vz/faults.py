@@ -5,7 +5,7 @@ them (VZError.h, and what users of tart, vfkit and UTM met) is written down here
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from vzkubelet.errors import (
@@ -77,6 +77,9 @@ class Situation:
     is_macos_guest: bool = True
     host: MacOS | None = None
     is_root: bool = False
+
+    def during(self, operation: Operation) -> "Situation":
+        return replace(self, operation=operation)
 
 
 @dataclass(frozen=True, slots=True)

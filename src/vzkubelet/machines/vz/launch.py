@@ -1,6 +1,7 @@
 """Starting a helper: which interpreter, with what, so that it is found again whatever happens to the daemon."""
 
 import os
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,17 @@ class Interpreter:
         all that the signed application may do.
         """
         return [self.executable, "-P", *options, "-m", name, *arguments]
+
+    def run(self, name: str, *arguments: str, timeout_s: float) -> "subprocess.CompletedProcess[bytes]":
+        """Run a module of ours to its end and keep what it says. Raises OSError, subprocess.TimeoutExpired."""
+        return subprocess.run(
+            self.module(name, *arguments),
+            env=self.environment,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            cwd="/",
+        )
 
     @classmethod
     def find(cls, app: Path, environment: Mapping[str, str]) -> "Interpreter":

@@ -137,10 +137,7 @@ class VirtualMachine:
     # --- In the event loop ---------------------------------------------------------------------------------------
 
     def _translated(self, error: AppleError, operation: Operation) -> Error:
-        situation = self._situation
-        return faults.translate(
-            error, Situation(operation, situation.is_macos_guest, situation.host, situation.is_root)
-        )
+        return faults.translate(error, self._situation.during(operation))
 
     def _finish(self, ending: Ending) -> None:
         """Delegate, completion handlers and our own stop may all tell the end; the first one counts."""

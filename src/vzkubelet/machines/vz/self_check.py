@@ -24,6 +24,7 @@ from vzkubelet.errors import Error, Unsupported, clip
 from vzkubelet.machines.vz import apple, self_check_api, self_check_host, self_check_machine
 from vzkubelet.machines.vz.launch import Interpreter
 from vzkubelet.machines.vz.self_check_report import Check, HostFacts, Report, State
+from vzkubelet.model.mac import OLDEST_PYOBJC
 
 _MODULE = "vzkubelet.machines.vz.self_check"
 _FACTS_STAGE = "facts"
@@ -35,8 +36,6 @@ _STAGES = (
     self_check_machine.CONFIGURATION_STAGE,
 )
 _STAGE_S = 120.0
-_OLDEST_PYOBJC = (12, 2)
-"""Before it a lock-up of key-value observing and the interpreter lock was open (pyobjc#674)."""
 _PACKAGES = ("pyobjc-core", "pyobjc-framework-Cocoa", "pyobjc-framework-Virtualization", "pyobjc-framework-libdispatch")
 
 
@@ -93,9 +92,9 @@ def package_checks(versions: Mapping[str, str]) -> list[Check]:
     if not versions:
         return []
     shown = ", ".join(sorted(set(versions.values())))
-    old = [version for version in versions.values() if _numbers(version) < _OLDEST_PYOBJC]
+    old = [version for version in versions.values() if _numbers(version) < OLDEST_PYOBJC]
     if old:
-        return [Check("host", "PyObjC", State.FAILED, "12.2 or later", shown)]
+        return [Check("host", "PyObjC", State.FAILED, f"{'.'.join(map(str, OLDEST_PYOBJC))} or later", shown)]
     if len(set(versions.values())) > 1:
         return [Check("host", "PyObjC", State.DIFFERENT, "one version of all its packages", shown)]
     return [Check("host", "PyObjC", State.OK)]
@@ -116,11 +115,8 @@ def _stage(interpreter: Interpreter, stage: str, *arguments: str) -> Sequence[Ch
 
 def _ask(interpreter: Interpreter, stage: str, *arguments: str) -> _Answer | Check:
     """The answer of a stage, or the check that says how its process ended."""
-    command = interpreter.module(_MODULE, stage, *arguments)
     try:
-        done = subprocess.run(
-            command, env=interpreter.environment, capture_output=True, timeout=_STAGE_S, check=False, cwd="/"
-        )
+        done = interpreter.run(_MODULE, stage, *arguments, timeout_s=_STAGE_S)
     except subprocess.TimeoutExpired:
         return Check(stage, "the whole stage", State.FAILED, "an end", f"none within {_STAGE_S:.0f} s")
     except OSError as exc:
