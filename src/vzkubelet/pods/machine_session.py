@@ -145,8 +145,9 @@ class Session:
             await aio.cancel(working, stopped)
 
     def _console_tail(self) -> str:
-        content = files.read_if_present(self._parts.driver.console(self._pod.uid)) or b""
-        text = errors.clip(content[-CONSOLE_TAIL_BYTES:].decode(errors="replace"))
+        console = self._parts.driver.console(self._pod.uid)
+        size_bytes = console.stat().st_size if console.exists() else 0
+        text = errors.clip(_read_at(console, max(0, size_bytes - CONSOLE_TAIL_BYTES)).decode(errors="replace"))
         return f"; the console ends with: {text}" if text else ""
 
     async def start(self, spec: ports.ContainerSpec, process: Process | None) -> MachineContainer:
