@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -145,9 +146,8 @@ class Session:
             await aio.cancel(working, stopped)
 
     def _console_tail(self) -> str:
-        console = self._parts.driver.console(self._pod.uid)
-        size_bytes = console.stat().st_size if console.exists() else 0
-        text = errors.clip(_read_at(console, max(0, size_bytes - CONSOLE_TAIL_BYTES)).decode(errors="replace"))
+        console = _read_at(self._parts.driver.console(self._pod.uid), -CONSOLE_TAIL_BYTES)
+        text = errors.clip(console.decode(errors="replace"))
         return f"; the console ends with: {text}" if text else ""
 
     async def start(self, spec: ports.ContainerSpec, process: Process | None) -> MachineContainer:
@@ -385,9 +385,10 @@ class _Silent:
 
 
 def _read_at(path: Path, offset: int) -> bytes:
+    """A block of the file; a negative offset counts from the file's end. Empty when there is no file."""
     try:
         with path.open("rb") as file:
-            file.seek(offset)
+            file.seek(offset if offset >= 0 else max(0, file.seek(0, os.SEEK_END) + offset))
             return file.read(container_log.BLOCK_BYTES)
     except FileNotFoundError:
         return b""
