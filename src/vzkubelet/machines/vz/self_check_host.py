@@ -28,6 +28,7 @@ HOST_STAGE = "host"
 _ROLE = "self-check"
 _TRIAL_S = 15.0
 _POLL_S = 0.01
+_STARTING_S = 2.0
 _LONG_NAME = "as-deep-as-the-directory-of-a-machine-below-the-library-of-somebody-with-a-long-name"
 _BYTES = b"self-check"
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
@@ -102,6 +103,10 @@ def _child(directory: Path, executable: str, program: str) -> Iterator[tuple[Pro
 async def _is_found(directory: Path, executable: str) -> None:
     with _child(directory, executable, _WAITS) as (ref, _):
         found = process.owned(directory)
+        until = asyncio.get_running_loop().time() + _STARTING_S
+        while not found and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(_POLL_S)  # the kernel shows no environment until it has laid out the new program
+            found = process.owned(directory)
         if found != [OwnedProcess(ref, str(directory), _ROLE)]:
             raise _Found(str(found) if found else "none")
         await process.kill([ref])
