@@ -86,6 +86,7 @@ class Manager(RecordedHost):
         self.loaded = False
         self.lingers = 0
         self.refuses = ""
+        self.system_state = "running"
 
     def run(
         self,
@@ -98,6 +99,8 @@ class Manager(RecordedHost):
         if self.refuses and self.refuses in self.ran[-1]:
             return Output(5, "", "Bootstrap failed: 5: Input/output error")
         match list(argv):
+            case ["systemctl", *_, "is-system-running"]:
+                return Output(0 if self.system_state == "running" else 1, f"{self.system_state}\n")
             case ["launchctl", "print", _]:
                 if not self.loaded and self.lingers:
                     self.lingers -= 1

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.apple_tools import Manager
 from vzkubelet import config
-from vzkubelet.config import environment_file
-from vzkubelet.errors import MachineFault, NotFound
+from vzkubelet.config import Option, environment_file
+from vzkubelet.errors import InvalidInput, MachineFault, NotFound, Unsupported
 from vzkubelet.host.probe import Facts
 from vzkubelet.host.service import captured, install, place, purge, systemd
 from vzkubelet.host.service.captured import Captured
@@ -187,7 +187,100 @@ def test_a_unit_is_enabled_restarted_and_disabled(tmp_path: Path) -> None:
     install.uninstall(host, where, lambda _: None)
     name = "macos-vz-kubelet.service"
     assert host.ran == [f"systemctl --user {rest}" for rest in (
-        "daemon-reload", f"enable {name}", f"restart {name}", f"disable --now {name}", "daemon-reload")]  # fmt: skip
+        "is-system-running", "daemon-reload", f"enable {name}", f"restart {name}",
+        "is-system-running", f"disable --now {name}", "daemon-reload")]  # fmt: skip
+
+
+def linux_service(tmp_path: Path) -> tuple[Manager, Place, install.Installation]:
+    where = place.of(facts("linux", 1000, tmp_path))
+    return Manager(), where, install.plan(where, ("/usr/bin/agent",), TAKEN, tmp_path / "cache", tmp_path)
+
+
+def left(where: Place) -> list[Path]:
+    return [path for path in (where.definition, where.environment_file, where.record) if path.exists()]
+
+
+def test_a_host_without_systemd_keeps_no_secret(tmp_path: Path) -> None:
+    host, where, wanted = linux_service(tmp_path)
+    host.refuses = "systemctl"
+    with pytest.raises(Unsupported, match="a supervisor of your own"):
+        install.install(host, wanted, lambda _: None)
+    assert host.ran == ["systemctl --user is-system-running"]
+    assert left(where) == []
+
+
+def test_a_degraded_systemd_takes_a_service(tmp_path: Path) -> None:
+    host, where, wanted = linux_service(tmp_path)
+    host.system_state = "degraded"
+    install.install(host, wanted, lambda _: None)
+    assert len(left(where)) == 3
+
+
+@pytest.mark.parametrize("step", ["daemon-reload", "enable", "restart"])
+def test_a_first_installation_that_fails_leaves_no_secret(tmp_path: Path, step: str) -> None:
+    host, where, wanted = linux_service(tmp_path)
+    host.refuses = step
+    with pytest.raises(MachineFault, match=step):
+        install.install(host, wanted, lambda _: None)
+    assert left(where) == []
+    assert "systemctl --user disable --now macos-vz-kubelet.service" in host.ran
+
+
+def test_settings_that_do_not_start_leave_the_service_that_was_there(tmp_path: Path) -> None:
+    host, where, wanted = linux_service(tmp_path)
+    install.install(host, wanted, lambda _: None)
+    host.refuses = "restart"
+    with pytest.raises(MachineFault):
+        install.install(host, wanted, lambda _: None)
+    assert len(left(where)) == 3
+
+
+def test_uninstalling_needs_no_systemd_that_runs(tmp_path: Path) -> None:
+    host, where, wanted = linux_service(tmp_path)
+    install.write(wanted, lambda _: None)
+    host.refuses = "systemctl"
+    install.uninstall(host, where, lambda _: None)
+    assert left(where) == []
+
+
+def test_a_manager_that_refuses_to_stop_keeps_no_secret_on_the_host(mac_place: Place, tmp_path: Path) -> None:
+    linux_host, linux_place, wanted = linux_service(tmp_path)
+    install.write(wanted, lambda _: None)
+    linux_host.refuses = "disable"
+    host = Manager()
+    install.install(host, install.plan(mac_place, PROGRAM, TAKEN, tmp_path, tmp_path), lambda _: None)
+    host.refuses = "bootout"
+    for manager, where in ((linux_host, linux_place), (host, mac_place)):
+        with pytest.raises(MachineFault, match="files are removed, but the agent may still run"):
+            install.uninstall(manager, where, lambda _: None)
+        assert left(where) == []
+
+
+@pytest.mark.parametrize("breaking", ["\n", "\r", "\x85", "\x1b", "\udcff"])
+@pytest.mark.parametrize("name", ["nodename", "cache-dir", "config"])
+def test_a_flag_cannot_break_out_of_its_line(name: str, breaking: str) -> None:
+    options = [Option(name, "", str, "")] if name != "config" else []
+    with pytest.raises(InvalidInput, match=f"--{name} has a line break"):
+        captured.capture(options, {name: f"/tmp/a{breaking}ExecStartPre=/bin/touch /evil"}, {})
+
+
+@pytest.mark.parametrize("system", ["darwin", "linux"])
+def test_a_path_of_the_host_cannot_break_out_of_its_line(tmp_path: Path, system: str) -> None:
+    evil = tmp_path / "a\nExecStartPre=b"
+    where = place.of(facts(system, 501, tmp_path))
+    with pytest.raises(InvalidInput, match="--cache-dir has a line break"):
+        install.plan(where, PROGRAM, TAKEN, evil, tmp_path)
+    with pytest.raises(InvalidInput, match="HOME has a line break"):
+        install.plan(where, PROGRAM, TAKEN, tmp_path, evil)
+
+
+def test_a_password_in_a_url_is_no_argument() -> None:
+    url = "tcp://user:topsecret@h:1"
+    taken = captured.capture(config.options(), {"docker-host": url}, {"DOCKER_HOST": "tcp://other:1"})
+    assert taken == Captured((), {"DOCKER_HOST": url})
+    assert captured.capture(config.options(), {"docker-host": "tcp://h:1"}, {}).arguments == (
+        "--docker-host=tcp://h:1",
+    )
 
 
 def test_purging_leaves_what_is_not_ours(tmp_path: Path) -> None:

@@ -4,11 +4,18 @@ Flags become arguments of the service, and variables go into the environment fil
 of them are secrets, and definitions of services are everybody's to read.
 """
 
+import unicodedata
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vzkubelet.config import Option
+from vzkubelet.errors import InvalidInput
+
+_BREAKING = frozenset({"Cc", "Cs"})
+"""Control characters, which begin a new line of a unit and which a property list cannot hold, and bytes that are no
+text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +26,41 @@ class Captured:
 
 
 def capture(options: Iterable[Option], flags: Mapping[str, str], environment: Mapping[str, str]) -> Captured:
-    """Paths are made absolute: a service starts in another directory. Values have been checked before."""
+    """Paths are made absolute: a service starts in another directory. Values have been checked before.
+
+    A flag whose URL has a password in it becomes a variable.
+
+    Raises:
+        InvalidInput: a value has a control character.
+    """
     arguments: list[str] = []
     variables: dict[str, str] = {}
     for option in options:
         if option.flag and option.name in flags:
-            arguments.append(f"--{option.name}={_absolute(option, flags[option.name])}")
+            value = single_line(f"--{option.name}", _absolute(option, flags[option.name]))
+            if option.env and _has_credential(value):
+                variables[option.env] = value
+            else:
+                arguments.append(f"--{option.name}={value}")
         elif option.env and environment.get(option.env):
             variables[option.env] = _absolute(option, environment[option.env])
     if "config" in flags:
-        arguments.append(f"--config={Path(flags['config']).expanduser().absolute()}")
+        arguments.append(f"--config={single_line('--config', str(Path(flags['config']).expanduser().absolute()))}")
     return Captured(tuple(arguments), variables)
+
+
+def single_line(name: str, text: str) -> str:
+    """The text as it is. Raises: InvalidInput when it would break out of its line in a definition."""
+    if any(unicodedata.category(character) in _BREAKING for character in text):
+        raise InvalidInput(f"{name} has a line break or another control character in it, which no service can be given")
+    return text
+
+
+def _has_credential(value: str) -> bool:
+    try:
+        return "://" in value and "@" in urllib.parse.urlsplit(value).netloc
+    except ValueError:  # a host in brackets that is no address
+        return False
 
 
 def _absolute(option: Option, text: str) -> str:

@@ -8,17 +8,19 @@ from pathlib import Path
 import msgspec
 
 from vzkubelet.config import environment_file
-from vzkubelet.errors import InvalidInput, MachineFault, NotFound, clip
+from vzkubelet.errors import Error, InvalidInput, MachineFault, NotFound, Unsupported, clip
 from vzkubelet.files import read_if_present, write_atomic
 from vzkubelet.host.probe import Output, Probe
 from vzkubelet.host.service import launchd, systemd
-from vzkubelet.host.service.captured import Captured
+from vzkubelet.host.service.captured import Captured, single_line
 from vzkubelet.host.service.place import Place
 
 Tell = Callable[[str], None]
 Wait = Callable[[float], None]
 GONE_TIMEOUT_S = launchd.EXIT_TIMEOUT_S + 10
 _POLL_S = 0.5
+_AT_WORK = frozenset({"initializing", "starting", "running", "degraded", "maintenance", "stopping"})
+"""systemctl(1), is-system-running; "offline" where systemd is not process 1, "unknown" where it gives no answer."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -49,8 +51,15 @@ class Installation:
 
 
 def plan(place: Place, program: Sequence[str], captured: Captured, cache_dir: Path, home: Path) -> Installation:
-    """Raises: InvalidInput when a variable cannot be written down."""
+    """Raises: InvalidInput when a variable or a path cannot be written down."""
     environment = environment_file.text(captured.variables)
+    for name, text in (
+        *(("the program", word) for word in program),
+        ("HOME", str(home)),
+        ("--cache-dir", str(cache_dir)),
+        ("XDG_CONFIG_HOME", str(place.environment_file)),
+    ):
+        single_line(name, text)
     kept = [f"--environment-file={place.environment_file}"] if environment else []
     arguments = (*captured.arguments, *kept)
     command = [*program, *arguments]
@@ -65,14 +74,42 @@ def plan(place: Place, program: Sequence[str], captured: Captured, cache_dir: Pa
 def install(probe: Probe, wanted: Installation, tell: Tell, wait: Wait = time.sleep) -> None:
     """Write the files and (re)start the service. A running agent is replaced; its machines go on.
 
+    A first installation that fails leaves nothing behind.
+
     Raises:
-        InvalidInput: a file cannot be written. MachineFault: the service manager refuses.
+        Unsupported: no systemd runs here. InvalidInput: a file cannot be written. MachineFault: the service manager
+        refuses.
     """
     place = wanted.place
+    if place.manager == "systemd":
+        _require_systemd(probe, place)
+    is_first = not place.record.exists()
+    try:
+        _put_in_place(wanted, tell)
+        _start(probe, place, tell, wait)
+    except Error:
+        if is_first:
+            _take_back(probe, place, tell)
+        raise
+
+
+def _take_back(probe: Probe, place: Place, tell: Tell) -> None:
+    """What failed once has its reason told; what fails here adds nothing to it."""
+    if place.manager == "systemd":
+        probe.run([*place.control, "disable", "--now", place.name])
+    _remove(place, tell)
+    if place.manager == "systemd":
+        probe.run([*place.control, "daemon-reload"])
+
+
+def _put_in_place(wanted: Installation, tell: Tell) -> None:
     try:
         write(wanted, tell)
     except OSError as exc:
-        raise InvalidInput(f"cannot write {exc.filename or place.definition}: {exc.strerror}") from exc
+        raise InvalidInput(f"cannot write {exc.filename or wanted.place.definition}: {exc.strerror}") from exc
+
+
+def _start(probe: Probe, place: Place, tell: Tell, wait: Wait) -> None:
     if place.manager == "launchd":
         _stop(probe, place, tell, wait)
         _run(probe, ["launchctl", "enable", place.target], tell)
@@ -98,22 +135,38 @@ def read_record(place: Place) -> Record:
 def uninstall(probe: Probe, place: Place, tell: Tell, wait: Wait = time.sleep) -> Record:
     """Stop the agent and remove what `install` wrote. Machines, images and the log stay.
 
+    The files go in any case: a manager of services that is not there or refuses must not keep a secret on the host.
+
     Raises:
-        NotFound: nothing is installed. MachineFault: the agent does not stop.
+        NotFound: nothing is installed. MachineFault: the agent could not be stopped; its files are gone all the same.
     """
     record = read_record(place)
-    if place.manager == "launchd":
-        _stop(probe, place, tell, wait)
-    else:
-        _run(probe, [*place.control, "disable", "--now", place.name], tell)
-    for file in (record.definition, record.environment_file):
-        if file and Path(file).exists():
-            Path(file).unlink()
-            tell(f"removed {file}")
-    if place.manager == "systemd":
+    answers = place.manager == "launchd" or _systemd_runs(probe, place)
+    trouble: MachineFault | None = None
+    try:
+        if place.manager == "launchd":
+            _stop(probe, place, tell, wait)
+        elif answers:
+            _run(probe, [*place.control, "disable", "--now", place.name], tell)
+        else:
+            tell("systemd does not run here, so there is no service to stop")
+    except MachineFault as exc:
+        trouble = exc
+    _remove(place, tell)
+    if place.manager == "systemd" and answers:
         _run(probe, [*place.control, "daemon-reload"], tell)
-    place.record.unlink()
+    if trouble is not None:
+        raise MachineFault(f"the service's files are removed, but the agent may still run: {trouble}") from trouble
     return record
+
+
+def _remove(place: Place, tell: Tell) -> None:
+    """The record goes last: as long as it is there `uninstall` can be run again."""
+    for file in (place.definition, place.environment_file):
+        if file.exists():
+            file.unlink()
+            tell(f"removed {file}")
+    place.record.unlink(missing_ok=True)
 
 
 def write(wanted: Installation, tell: Tell) -> None:
@@ -149,6 +202,20 @@ def _stop(probe: Probe, place: Place, tell: Tell, wait: Wait) -> None:
             raise MachineFault(f"the agent did not stop within {GONE_TIMEOUT_S} s: launchctl kill KILL {place.target}")
         wait(_POLL_S)
         left_s -= _POLL_S
+
+
+def _systemd_runs(probe: Probe, place: Place) -> bool:
+    said = probe.run([*place.control, "is-system-running"])
+    return said.ok or said.stdout.strip() in _AT_WORK
+
+
+def _require_systemd(probe: Probe, place: Place) -> None:
+    """Raises: Unsupported. Asked before anything is written, the file with the secrets above all."""
+    if not _systemd_runs(probe, place):
+        raise Unsupported(
+            f"systemd does not run here ({' '.join(place.control)} is-system-running), so there can be no service: run "
+            f"macos-vz-kubelet under a supervisor of your own{_hint(place.control)}"
+        )
 
 
 def _run(probe: Probe, command: Sequence[str], tell: Tell | None) -> Output:
