@@ -76,7 +76,7 @@ class HelpedMachine(ProcessMachine[VzState]):
         super().__init__(directory, VzState)
         self._parts = parts
         self._listening: Client | None = None
-        """Stays connected between two questions for the network, so that no short fault is missed."""
+        """Stays connected from the start on, so that no fault of the network is missed, however short it is."""
 
     # --- Start -------------------------------------------------------------------------------------------------------
 
@@ -117,6 +117,7 @@ class HelpedMachine(ProcessMachine[VzState]):
         return process
 
     async def _undo_start(self, process: ProcessRef | None, before: VzState) -> None:
+        self._stop_listening()
         if process is not None:
             await self.end([process])
         await aio.run_blocking(self.directory.write_state, before)
@@ -124,8 +125,9 @@ class HelpedMachine(ProcessMachine[VzState]):
     async def _start_guest(self, process: ProcessRef, timeout_s: float) -> None:
         """Raises what the helper says; MachineFault with its last words when it ends without an answer."""
         try:
-            with closing(await Client.connect(self.directory.helper_socket, timeout_s=_GREETING_S)) as client:
-                await client.start(timeout_s=timeout_s)
+            self._stop_listening()
+            self._listening = await Client.connect(self.directory.helper_socket, timeout_s=_GREETING_S)
+            await self._listening.start(timeout_s=timeout_s)
         except HelperLost as exc:
             status = await self._exit(process)
             if status is _STILL_RUNS:
