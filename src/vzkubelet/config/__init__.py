@@ -39,9 +39,11 @@ from vzkubelet.config.settings import (
     VzNetwork,
     VzSettings,
 )
+from vzkubelet.config.values import NO_HOME
 from vzkubelet.errors import InvalidInput
 
 __all__ = [
+    "NO_HOME",
     "Config",
     "Display",
     "DriverChoice",
@@ -68,16 +70,31 @@ __all__ = [
     "VzNetwork",
     "VzSettings",
     "effective",
+    "has_home",
     "helper_environment",
     "load",
     "options",
     "process_environment",
     "read",
+    "understand",
+    "without_userinfo",
 ]
 
 
 def local_host() -> Host:
-    return Host(name=os.uname().nodename, platform=sys.platform, home=str(Path.home()))
+    return Host(name=os.uname().nodename, platform=sys.platform, home=_home())
+
+
+def has_home() -> bool:
+    """Whether this process knows where ``~`` points: HOME, or the account's entry among the users."""
+    return bool(_home())
+
+
+def _home() -> str:
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return ""
 
 
 def options() -> tuple[Option, ...]:
@@ -120,13 +137,28 @@ def read(argv_values: Mapping[str, str], *, purpose: Purpose = Purpose.DAEMON) -
     Raises:
         InvalidInput: every mistake, files that cannot be read among them, in one message.
     """
-    given = dict(argv_values)
+    resolution, mistakes = _resolved(argv_values, purpose)
+    return _finish(resolution, [*mistakes, *_unreadable(resolution.files)])
+
+
+def understand(argv_values: Mapping[str, str], *, purpose: Purpose = Purpose.DAEMON) -> tuple[Config, tuple[str, ...]]:
+    """As `read`, and every setting that is a mistake has its default instead; the mistakes. Never raises."""
+    resolution, mistakes = _resolved(argv_values, purpose)
+    return resolution.understood, (*mistakes, *resolution.mistakes, *_unreadable(resolution.files))
+
+
+def _resolved(argv_values: Mapping[str, str], purpose: Purpose) -> tuple[Resolution, list[str]]:
+    """What the sources say, and what is wrong with the sources."""
+    given = {name: value for name, value in argv_values.items() if name != "environment-file"}
     mistakes: list[str] = []
     file: Mapping[str, object] | None = None
     variables: Mapping[str, str] = os.environ
     try:
-        if "environment-file" in given:
-            variables = {**environment_file.read(Path(given.pop("environment-file")).expanduser()), **os.environ}
+        if "environment-file" in argv_values:
+            path = Path(argv_values["environment-file"]).expanduser()
+            kept = environment_file.read(path)
+            variables = {**kept, **os.environ}
+            environment_file.refuse_exposed(path, kept, [option.env for option in options() if option.secret])
     except InvalidInput as exc:
         mistakes.append(str(exc))
     try:
@@ -134,8 +166,7 @@ def read(argv_values: Mapping[str, str], *, purpose: Purpose = Purpose.DAEMON) -
             file = read_file(Path(given.pop("config")).expanduser())
     except InvalidInput as exc:
         mistakes.append(str(exc))
-    resolution = resolve(given, variables, file, purpose, local_host())
-    return _finish(resolution, [*mistakes, *_unreadable(resolution.files)])
+    return resolve(given, variables, file, purpose, local_host()), mistakes
 
 
 def read_file(path: Path) -> Mapping[str, object]:
@@ -170,11 +201,20 @@ def effective(config: Config) -> dict[str, str]:
             value = getattr(value, attribute)
         if option.secret:
             shown[option.target] = "(set)" if value else "(empty)"
+        elif option.parse is values.docker_host:
+            shown[option.target] = without_userinfo(str(value))
         elif isinstance(value, tuple):
             shown[option.target] = (" " if option.parse is values.command else ",").join(map(str, value))
         else:
             shown[option.target] = "" if value is None else str(value)
     return shown
+
+
+def without_userinfo(url: str) -> str:
+    """A URL as it may be shown: without user and password."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _finish(resolution: Resolution, more: list[str]) -> Config:

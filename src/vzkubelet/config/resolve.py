@@ -31,6 +31,8 @@ class Purpose(Enum):
     """No cluster: neither kubeconfig nor serving certificate nor guest login is insisted on."""
 
 
+_NO_DIRECTORY = "/nonexistent"
+"""As the users' database of Debian has it for users without a home directory."""
 _PASSWORD = "vz-ssh-password"  # noqa: S105 - the setting's name
 
 FIXTURE_LOGIN = {"ssh_user": "root", "ssh_password": "vz"}
@@ -45,6 +47,8 @@ class Resolution:
     mistakes: tuple[str, ...]
     files: tuple[tuple[str, Path], ...]
     """Files that must be readable, with the label of their setting; known even when something else is wrong."""
+    understood: Config
+    """With the default of every setting that is a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class _Given:
 
     text: str
     source: str
+    is_default: bool = False
 
 
 def resolve(
@@ -65,22 +70,44 @@ def resolve(
     options = table(host, env)
     mistakes = [
         *_unknown(flags, [option.name for option in options if option.flag], "--{}"),
-        *_unknown(file or {}, [option.name for option in options], "configuration file: {}"),
+        *_unknown(
+            file or {},
+            [option.name for option in options],
+            "configuration file: {}",
+            {option.env: option.name for option in options if option.env},
+        ),
     ]
     parsed: dict[str, Any] = {}
     missing: list[Option] = []
     for option in options:
         try:
             given = _given(option, flags, env, file or {})
+            if given is not None and given.is_default and _needs_no_home(option, host, purpose):
+                given = _Given(given.text.replace("~", _NO_DIRECTORY, 1), given.source)
             parsed[option.name] = None if given is None else _parse(option, given)
         except InvalidInput as exc:
             mistakes.append(str(exc))
+            parsed[option.name] = _default(option)
             continue
         if given is None and option.required:
             missing.append(option)
     mistakes += _missing(missing, parsed, purpose)
     files = _files(options, parsed, purpose)
-    return Resolution(None if mistakes else _assemble(options, parsed), tuple(mistakes), files)
+    understood = _assemble(options, parsed)
+    return Resolution(None if mistakes else understood, tuple(mistakes), files, understood)
+
+
+_UNNAMED = {"nodename": "localhost"}
+"""In place of a default that is a mistake itself: a host's name need not be one of a node."""
+
+
+def _default(option: Option) -> object:
+    if option.default is None:
+        return None
+    try:
+        return option.parse(option.default)
+    except InvalidInput:
+        return _UNNAMED.get(option.name)
 
 
 def _files(options: tuple[Option, ...], parsed: Mapping[str, Any], purpose: Purpose) -> tuple[tuple[str, Path], ...]:
@@ -102,8 +129,17 @@ def _given(
         source = f"configuration file: {option.name}"
         return _Given(_file_text(file[option.name], source), source)
     if option.default is not None:
-        return _Given(option.default, f"--{option.name} (default)")
+        return _Given(option.default, f"--{option.name} (default)", is_default=True)
     return None
+
+
+def _needs_no_home(option: Option, host: Host, purpose: Purpose) -> bool:
+    """Whether a default below an unknown home directory is no mistake, because nothing will be looked for there."""
+    if host.home or not (option.default or "").startswith("~"):
+        return False
+    if option.name == "kubeconfig":
+        return purpose is Purpose.STANDALONE
+    return option.target.startswith("vz.") and host.platform != "darwin"
 
 
 def _file_text(value: object, source: str) -> str:
@@ -126,11 +162,16 @@ def _parse(option: Option, given: _Given) -> object:
         raise InvalidInput(f"{given.source}: {reason}") from exc
 
 
-def _unknown(given: Mapping[str, object], known: list[str], source: str) -> list[str]:
+def _unknown(
+    given: Mapping[str, object], known: list[str], source: str, variables: Mapping[str, str] | None = None
+) -> list[str]:
+    """`variables` are other names that people may write, and what is meant by them."""
     mistakes = []
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            spelled = name.lower().replace("_", "-")
+            near = [variable] if (variable := (variables or {}).get(name)) else []
+            near = near or difflib.get_close_matches(spelled, known, n=1)
             hint = f", did you mean {near[0]}?" if near else ""
             mistakes.append(f"{source.format(name)}: no such setting{hint}")
     return mistakes

@@ -30,9 +30,21 @@ def test_a_mistake_names_the_line_and_not_the_secret(line: str) -> None:
     assert "geheim" not in str(failed.value)
 
 
-def test_a_value_of_several_lines_is_refused() -> None:
+@pytest.mark.parametrize("breaking", ["\n", "\r", "\0"])
+def test_a_value_of_several_lines_is_refused(breaking: str) -> None:
     with pytest.raises(InvalidInput, match="more than one line"):
-        environment_file.text({"A": "b\nc"})
+        environment_file.text({"A": f"b{breaking}c"})
+
+
+def test_a_value_that_no_variable_can_hold_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="line 2 has a NUL character"):
+        environment_file.parse("A=1\nB=x\0y\n", "file")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    file = tmp_path / "agent.env"
+    file.write_bytes(b"\xef\xbb\xbfA=1\n")
+    assert environment_file.read(file) == {"A": "1"}
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_variables_of_a_file_count_where_the_environment_has_none(
     monkeypatch.delenv("VZ_SSH_PASSWORD")
     file = tmp_path / "agent.env"
     file.write_text("VZ_SSH_USER=other\nVZ_SSH_PASSWORD='a b'\n")
+    file.chmod(0o600)
     settings = config.read({"environment-file": str(file)})
     assert (settings.guests.ssh_user, settings.guests.ssh_password) == ("admin", "a b")
 
@@ -88,3 +89,39 @@ def test_helpers_are_not_told_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     given = config.helper_environment()
     assert given["VZ_SSH_USER"] == "admin"
     assert "hunter2" not in given.values()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_file_with_a_secret_that_others_can_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    monkeypatch.delenv("VZ_SSH_PASSWORD")
+    file = tmp_path / "agent.env"
+    file.write_text("VZ_SSH_PASSWORD=geheim\n")
+    file.chmod(mode)
+    with pytest.raises(InvalidInput, match=f"has VZ_SSH_PASSWORD in it, .*chmod 600 {file}") as caught:
+        config.read({"environment-file": str(file)})
+    assert "geheim" not in str(caught.value)
+    assert "is not set" not in str(caught.value)
+    file.write_text("VZ_SSH_USER=other\n")
+    monkeypatch.setenv("VZ_SSH_PASSWORD", "x")
+    config.read({"environment-file": str(file)})
+
+
+def test_one_mistake_does_not_hide_the_other_settings() -> None:
+    understood, mistakes = config.understand({"kubelet-port": "70000", "nodename": "mac-9", "unknown": "x"})
+    assert [mistake.split(":")[0] for mistake in mistakes] == ["--unknown", "--kubelet-port"]
+    assert (understood.server.port, understood.node.name) == (10250, "mac-9")
+    assert understood.guests.ssh_user == "admin"
+
+
+def test_a_host_whose_name_is_no_nodes_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "local_host", lambda: config.Host("My_Mac", "linux", "/root"))
+    understood, mistakes = config.understand({})
+    assert understood.node.name == "localhost"
+    assert "is not a node name" in mistakes[0]
+
+
+def test_the_password_of_a_url_is_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = config.effective(config.read({"docker-host": "tcp://user:topsecret@h:1/x@y"}))
+    assert shown["sidecars.docker_host"] == "tcp://h:1/x@y"
