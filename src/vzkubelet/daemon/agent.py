@@ -11,6 +11,7 @@ import yarl
 
 from vzkubelet import __version__, aio, config, errors
 from vzkubelet.config import Config
+from vzkubelet.daemon import inputs
 from vzkubelet.daemon.backend import NodeBackend
 from vzkubelet.daemon.parts import Parts, StateRoot
 from vzkubelet.kube import credentials, kubeconfig, paths
@@ -35,7 +36,12 @@ NODE_STATE = "node"
 
 
 def run(settings: Config) -> int:
-    """Until SIGTERM or SIGINT; what runs in pods goes on without us. The exit code."""
+    """Until SIGTERM or SIGINT; what runs in pods goes on without us. The exit code.
+
+    Raises:
+        InvalidInput: files that cannot be used, before anything of the host is touched.
+    """
+    inputs.require(settings)
     return asyncio.run(_run(settings))
 
 
@@ -74,7 +80,20 @@ async def _start(
     client = await _connected(settings)
     closing.push_async_callback(client.close)
     await parts.open()
+    try:
+        return await _joined(settings, parts, client, closing, crashed)
+    except errors.Error:
+        await parts.tear_down_network()  # a start that fails leaves nothing behind
+        raise
 
+
+async def _joined(
+    settings: Config,
+    parts: Parts,
+    client: Client,
+    closing: contextlib.AsyncExitStack,
+    crashed: Callable[[BaseException], None],
+) -> NodeController:
     node = _identity(settings, parts, client)
     recorder = EventRecorder(client, node.name)
     objects = KubeObjects(client)
@@ -83,11 +102,7 @@ async def _start(
     view = PodsView(supervisor.world, supervisor)
     backend = NodeBackend(view, node.name, node.host, settings.cache_dir, node.address)
     listener = Listener(settings.server, node.name, backend, Reviews(client))
-    try:
-        await listener.start()
-    except errors.Error:
-        await parts.tear_down_network()  # a start that fails leaves nothing behind
-        raise
+    await listener.start()
     closing.push_async_callback(listener.close)
     recorder.start()
     closing.push_async_callback(recorder.close)

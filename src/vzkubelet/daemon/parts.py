@@ -188,6 +188,11 @@ def _cached_firmware(config: Config) -> Path | None:
 def _guests(config: Config, driver: ports.MachineDriver) -> ports.Guests:
     if isinstance(driver, SyntheticDriver):
         return SyntheticGuests(driver)
+    login, policy = guest_access(config)
+    return SshGuests(login, policy)
+
+
+def guest_access(config: Config) -> tuple[Login, ConnectPolicy]:
     settings = config.guests
     login = Login(
         settings.ssh_user,
@@ -201,4 +206,4 @@ def _guests(config: Config, driver: ports.MachineDriver) -> ports.Guests:
         login_timeout_s=settings.ssh_dial_timeout_s,
         kex_algorithms=settings.ssh_kex_algorithms,
     )
-    return SshGuests(login, policy)
+    return login, policy

@@ -2,15 +2,21 @@
 
 import asyncio
 import contextlib
+import errno
+import fcntl
+import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import yarl
 
 from vzkubelet import aio, config, errors
 from vzkubelet.config import Config, DriverChoice
+from vzkubelet.daemon import inputs
 from vzkubelet.daemon.parts import StateRoot
 from vzkubelet.errors import InvalidInput
 from vzkubelet.host.probe import Probe
@@ -22,7 +28,7 @@ from vzkubelet.kube.reviews import Reviews
 from vzkubelet.machines.qemu import accelerator, bridge
 from vzkubelet.machines.qemu.host import PLATFORMS, host_architecture
 from vzkubelet.model.node import Node
-from vzkubelet.node import identity
+from vzkubelet.node import facts, identity
 
 NODE_STATE = "node"
 ACCESS_TIMEOUT_S = 10.0
@@ -48,15 +54,20 @@ async def subject(given: Mapping[str, str], probe: Probe, *, in_cluster: bool) -
     if driver is DriverChoice.AUTO:
         driver = DriverChoice.VZ if probe.facts.system == "darwin" else DriverChoice.QEMU
     qemu = driver is DriverChoice.QEMU and probe.facts.system == "linux"
+    cluster = await _cluster(settings.config) if in_cluster else None
+    program = Path(sys.executable).with_name("macos-vz-kubelet")
     return Subject(
         config=settings.config,
         driver=driver,
         service=service,
-        cluster=await _cluster(settings.config) if in_cluster else None,
+        cluster=cluster,
         mistakes=settings.mistakes,
         programs=_programs(settings.config) if qemu else (),
         acceleration=await _acceleration(settings.config, probe) if qemu else None,
         bridge_obstacle=await aio.run_blocking(_bridge_obstacle, settings.config, probe) if qemu else "",
+        cache_obstacle=await aio.run_blocking(_cache_obstacle, settings.config),
+        address=await _address(settings.config, cluster.server) if cluster is not None else "",
+        program=str(program) if program.exists() else "macos-vz-kubelet",
     )
 
 
@@ -71,17 +82,16 @@ def _installed(service: place.Place) -> Mapping[str, str]:
 def _settings(given: Mapping[str, str], *, in_cluster: bool) -> _Settings:
     """What can be understood, and what is wrong with the rest."""
     purpose = config.Purpose.DAEMON if in_cluster else config.Purpose.STANDALONE
-    try:
-        return _Settings(config.read(given, purpose=purpose))
-    except InvalidInput as exc:
-        first, *listed = str(exc).splitlines()
-        mistakes = tuple(line.strip() for line in listed) or (first,)
-    try:
-        # With files that cannot be read and nothing insisted on: enough to look at everything else.
-        understood = config.read(given, purpose=config.Purpose.STANDALONE)
-    except InvalidInput:
-        understood = config.load({}, {}, purpose=config.Purpose.STANDALONE)
-    return _Settings(understood, tuple(mistake for mistake in mistakes if not _is_told_elsewhere(mistake)))
+    understood, mistakes = config.understand(given, purpose=purpose)
+    tried = [*(inputs.client_authority(understood) if in_cluster else ()), *inputs.guests(understood)]
+    unreadable = [
+        str(file)
+        for file in (understood.server.client_ca_file, understood.guests.ssh_key_path)
+        if any(f": cannot read {file}: " in mistake for mistake in mistakes)
+    ]
+    told = [mistake for mistake in mistakes if not _is_told_elsewhere(mistake)]
+    told += [mistake for mistake in tried if not any(file in mistake for file in unreadable)]
+    return _Settings(understood, tuple(told))
 
 
 def _is_told_elsewhere(mistake: str) -> bool:
@@ -89,10 +99,20 @@ def _is_told_elsewhere(mistake: str) -> bool:
 
 
 async def _cluster(settings: Config) -> Cluster:
+    path = settings.kube.kubeconfig
     try:
-        access = kubeconfig.load(settings.kube.kubeconfig)
+        access = kubeconfig.load(path)
     except InvalidInput as exc:
         return Cluster(kubeconfig_fault=str(exc))
+    if access.server.startswith("https:"):
+        try:
+            credentials.tls_context(access, b"", b"")
+        except InvalidInput as exc:
+            return Cluster(access.server, kubeconfig_fault=f"kubeconfig {path}: {exc}")
+        try:
+            credentials.tls_context(access, access.client_certificate, access.client_key)
+        except InvalidInput as exc:
+            return Cluster(access.server, access.client_certificate, pair_fault=str(exc))
     user, fault = "", ""
     try:
         async with asyncio.timeout(ACCESS_TIMEOUT_S):
@@ -102,6 +122,42 @@ async def _cluster(settings: Config) -> Cluster:
     except TimeoutError:
         fault = f"the API server {access.server} did not answer within {ACCESS_TIMEOUT_S:g} s"
     return Cluster(access.server, access.client_certificate, user, access_fault=fault)
+
+
+async def _address(settings: Config, server: str) -> str:
+    """What the agent would tell the API server; empty where it cannot be found out."""
+    if settings.node.ip or not server:
+        return settings.node.ip or ""
+    url = yarl.URL(server)
+    try:
+        async with asyncio.timeout(ACCESS_TIMEOUT_S):
+            return await aio.run_blocking(facts.route_address, url.host or "", url.port or 443)
+    except (errors.Unavailable, TimeoutError):
+        return ""
+
+
+def _cache_obstacle(settings: Config) -> str:
+    """Why the agent could not keep its state: tried as it does, in the same places, and nothing is left of it."""
+    for directory in (settings.cache_dir / NODE_STATE, settings.cache_dir / "images"):
+        try:
+            _try_directory(directory.absolute())
+        except OSError as exc:
+            return f"--cache-dir: cannot use {directory}: {exc.strerror}"
+    return ""
+
+
+def _try_directory(wanted: Path) -> None:
+    """Make a directory, write and lock a file where `wanted` is or will be. Raises: OSError."""
+    existing = next(path for path in (wanted, *wanted.parents) if os.path.lexists(path))
+    if existing.is_symlink() and not existing.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(existing))
+    with tempfile.TemporaryDirectory(prefix=".trial-", dir=existing) as directory:
+        descriptor = os.open(Path(directory) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(descriptor, b"1", 0)
+        finally:
+            os.close(descriptor)
 
 
 async def _own_user(access: kubeconfig.Access) -> str:
@@ -149,7 +205,7 @@ async def _acceleration(settings: Config, probe: Probe) -> Acceleration | None:
         return Acceleration(works=False, reason=obstacle or "there is no QEMU to try it with")
     with tempfile.TemporaryDirectory(prefix="kvm-trial-") as directory:
         kept = StateRoot(settings.cache_dir / NODE_STATE).machines.absolute()
-        verdict_file = (kept if kept.is_dir() else Path(directory)) / "kvm.json"
+        verdict_file = (kept if os.access(kept, os.W_OK | os.X_OK) else Path(directory)) / "kvm.json"
         try:
             await accelerator.KvmProof(str(qemu), architecture, verdict_file).accelerator()
             verdict = msgspec.json.decode(verdict_file.read_bytes(), type=accelerator.KvmVerdict)

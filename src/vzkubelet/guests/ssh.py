@@ -222,6 +222,20 @@ def _options(
         raise InvalidInput(f"SSH to guests cannot be set up so: {clip(str(exc))}") from exc
 
 
+def require_key(login: Login) -> None:
+    """Raises: InvalidInput when the private key, where one is given, cannot be used."""
+    _keys(login)
+
+
+def require_algorithms(policy: ConnectPolicy) -> None:
+    """Raises: InvalidInput for a key exchange that is not known."""
+    try:
+        asyncssh.SSHClientConnectionOptions(config=None, agent_path=None, kex_algs=policy.kex_algorithms or ())
+    except ValueError as exc:
+        known = ", ".join(name.decode() for name in asyncssh.kex.get_kex_algs() if b"gss" not in name)
+        raise InvalidInput(f"VZ_SSH_KEX_ALGORITHMS: {clip(str(exc))}; known are {known}") from exc
+
+
 def _keys(login: Login) -> list[asyncssh.SSHKey]:
     """Raises InvalidInput for a key that cannot be read, naming where it came from and never what it is."""
     name = str(login.key_path) if login.key is None else "given in VZ_SSH_PRIVATE_KEY_BASE64"

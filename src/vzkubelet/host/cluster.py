@@ -1,31 +1,32 @@
 """The way to and from the API server: credentials, clocks, and the port that it dials."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from vzkubelet.errors import Unavailable
+from vzkubelet.host import certificates
+from vzkubelet.host.certificates import USER_PREFIX
 from vzkubelet.host.finding import Finding, ok, problem, warning
 from vzkubelet.host.probe import Probe
 from vzkubelet.host.subject import Subject
 
-USER_PREFIX = "system:node:"
+_UNKNOWN_ISSUER = ("unable to get local issuer", "self-signed certificate", "self signed certificate",
+    "certificate signature failure")  # fmt: skip
+"""OpenSSL's words for a server whose certificate was signed by somebody else."""
 CLOCK_WARNING_S, CLOCK_PROBLEM_S = 5.0, 60.0
 """The Date header has whole seconds. Leases are renewed every 10 s, tokens are valid from now on."""
 LOCK = Path("node/lock")
 """In the cache: the agent that runs leaves its process number in it."""
 
 
-def kubeconfig(_: Probe, subject: Subject) -> Iterator[Finding]:
+def kubeconfig(probe: Probe, subject: Subject) -> Iterator[Finding]:
     assert subject.cluster is not None
     path = subject.config.kube.kubeconfig
     if subject.cluster.kubeconfig_fault:
-        yield problem(
-            "kubeconfig",
-            subject.cluster.kubeconfig_fault,
-            "the agent refuses to start",
-            f"kubectl --kubeconfig {path} config view",
-            f"# make one: kubectl config set-cluster / set-credentials / set-context --kubeconfig {path}",
-        )
+        fixes = [f"kubectl --kubeconfig {shlex.quote(str(path))} config view"] if probe.status(path) else []
+        fixes.append(f"# make one as {certificates.NODE_GUIDE} has it, and name it: --kubeconfig FILE")
+        yield problem("kubeconfig", subject.cluster.kubeconfig_fault, "the agent refuses to start", *fixes)
     else:
         yield ok("kubeconfig", f"{path} leads to {subject.cluster.server}")
 
@@ -33,10 +34,21 @@ def kubeconfig(_: Probe, subject: Subject) -> Iterator[Finding]:
 def api_server(_: Probe, subject: Subject) -> Iterator[Finding]:
     assert subject.cluster is not None
     cluster, name = subject.cluster, subject.config.node.name
-    if cluster.kubeconfig_fault:
+    if cluster.kubeconfig_fault or cluster.pair_fault:
         return
     path = subject.config.kube.kubeconfig
-    if cluster.access_fault:
+    if any(words in cluster.access_fault for words in _UNKNOWN_ISSUER):
+        yield problem(
+            "api-server",
+            f"the certificate-authority in {path} is not the one of {cluster.server}: {cluster.access_fault}",
+            "the node does not join, or is NotReady",
+            "# as administrator, where kubectl works:",
+            "kubectl config view --raw --minify -o 'jsonpath={.clusters[0].cluster.certificate-authority-data}' | "
+            "base64 -d >ca.crt",
+            f"kubectl config --kubeconfig {shlex.quote(str(path))} set-cluster main --server {cluster.server} "
+            "--certificate-authority ca.crt --embed-certs   # main: the cluster's name in it",
+        )
+    elif cluster.access_fault:
         yield problem(
             "api-server",
             cluster.access_fault,
@@ -58,9 +70,7 @@ def api_server(_: Probe, subject: Subject) -> Iterator[Finding]:
             "api-server",
             f'the credential is that of "{cluster.user}", not of {USER_PREFIX}{name}',
             "the agent refuses to work with more rights than a node's, and the API server gives it less",
-            f"openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out {name}.csr "
-            f"-subj '/O=system:nodes/CN={USER_PREFIX}{name}'",
-            f"# have it signed by kubernetes.io/kube-apiserver-client-kubelet: kubectl certificate approve {name}",
+            *certificates.client_request(subject),
         )
 
 
@@ -100,6 +110,21 @@ def port(probe: Probe, subject: Subject) -> Iterator[Finding]:
         yield ok("port", f"port {server.port} is free for the kubelet API")
     elif agent:
         yield ok("port", f"port {server.port} is the agent's, which runs as process {agent}")
+    elif "assign requested address" in taken:
+        yield problem(
+            "port",
+            f"{server.bind_address} is not an address of this host (--bind-address)",
+            "the agent does not start: exec, logs and metrics are served there",
+            "macos-vz-kubelet --bind-address 0.0.0.0   # every address; or one of: "
+            + ("ifconfig" if probe.facts.system == "darwin" else "ip -brief address"),
+        )
+    elif "permission denied" in taken:
+        yield problem(
+            "port",
+            f"port {server.port} is root's alone: {taken}",
+            "the agent does not start: exec, logs and metrics are served there",
+            "macos-vz-kubelet --kubelet-port 10250",
+        )
     else:
         find = f"sudo lsof -nP -iTCP:{server.port} -sTCP:LISTEN"
         if probe.facts.system == "linux":

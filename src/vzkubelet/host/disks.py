@@ -33,6 +33,19 @@ def space(probe: Probe, subject: Subject) -> Iterator[Finding]:
         yield ok("disk-space", text)
 
 
+def cache(_: Probe, subject: Subject) -> Iterator[Finding]:
+    place = subject.config.cache_dir
+    if subject.cache_obstacle:
+        yield problem(
+            "cache-directory",
+            subject.cache_obstacle,
+            "the agent refuses to start",
+            "macos-vz-kubelet --cache-dir DIR   # one that this user may write to; give the same to install",
+        )
+    else:
+        yield ok("cache-directory", f"state and images can be kept in {place}")
+
+
 def clones(probe: Probe, subject: Subject) -> Iterator[Finding]:
     if subject.driver is DriverChoice.SYNTHETIC:
         return

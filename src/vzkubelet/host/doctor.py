@@ -86,6 +86,7 @@ CHECKS: tuple[Check, ...] = (
     Check("programs", linux_machines.programs, _LINUX, _QEMU),
     Check("acceleration", linux_machines.acceleration, _LINUX, _QEMU),
     Check("guest-network", linux_machines.guest_network, _LINUX, _QEMU),
+    Check("cache-directory", disks.cache),
     Check("disk-space", disks.space),
     Check("disk-clones", disks.clones),
     Check("docker", engine.docker),

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from vzkubelet.config import without_userinfo
 from vzkubelet.errors import Forbidden, Unavailable
 from vzkubelet.host.finding import Finding, ok, warning
 from vzkubelet.host.probe import Probe
+from vzkubelet.host.service import systemd
 from vzkubelet.host.subject import Subject
 
 _WHY = "pods with more than one container stay Pending"
@@ -25,8 +27,10 @@ def docker(probe: Probe, subject: Subject) -> Iterator[Finding]:
             ]
         elif probe.which("dockerd") is None:
             fixes = ["sudo apt-get install docker.io"]
+        elif not systemd.is_init(probe):
+            fixes = ["sudo service docker start   # or, where there is no such script: sudo dockerd"]
         else:
             fixes = ["sudo systemctl enable --now docker"]
         yield warning("docker", str(exc), _WHY, *fixes)
     else:
-        yield ok("docker", f"Docker engine {version} at {host}")
+        yield ok("docker", f"Docker engine {version} at {without_userinfo(host)}")

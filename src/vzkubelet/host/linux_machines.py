@@ -1,5 +1,6 @@
 """What QEMU guests need of a Linux host."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def guest_network(probe: Probe, subject: Subject) -> Iterator[Finding]:
 
 def _bridge_obstacle(probe: Probe, subject: Subject) -> tuple[str, str]:
     if probe.facts.uid != 0:
-        return "the agent is not root", "sudo macos-vz-kubelet install   # a service of the system"
+        return "the agent is not root", f"sudo {shlex.quote(subject.program)} install   # a service of the system"
     if probe.status(_TUN) is None:
         return f"there is no {_TUN}", "sudo modprobe tun"
     absent = [(name, package) for name, package in (("ip", "iproute2"), ("dnsmasq", "dnsmasq-base"))

@@ -105,7 +105,7 @@ class LocalProbe:
         return _sysctl_by_name(name) if self.facts.system == "darwin" else None
 
     def room(self, path: Path) -> DiskRoom:
-        existing = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+        existing = next(place for place in (path.absolute(), *path.absolute().parents) if os.access(place, os.F_OK))
         figures = os.statvfs(existing)
         return DiskRoom(figures.f_blocks * figures.f_frsize, figures.f_bavail * figures.f_frsize)
 

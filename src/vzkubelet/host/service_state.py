@@ -7,6 +7,7 @@ from pathlib import Path
 from vzkubelet.errors import clip
 from vzkubelet.host.finding import Finding, ok, problem, warning
 from vzkubelet.host.probe import NO_SUCH_PROGRAM, Probe
+from vzkubelet.host.service import systemd
 from vzkubelet.host.service.place import Place
 from vzkubelet.host.subject import Subject
 
@@ -19,7 +20,14 @@ _EXIT = re.compile(r"^\tlast exit code = (\d+)(?:: (.*))?", re.MULTILINE)
 
 def service(probe: Probe, subject: Subject) -> Iterator[Finding]:
     place = subject.service
-    if probe.status(place.definition) is None:
+    if probe.status(place.definition) is None and place.manager == "systemd" and not systemd.is_init(probe):
+        yield warning(
+            "service",
+            "the agent cannot be a service: systemd does not run here",
+            _WHY_NOT_INSTALLED,
+            f"# start {subject.program} under a supervisor of your own",
+        )
+    elif probe.status(place.definition) is None:
         yield warning(
             "service", "the agent is not installed as a service", _WHY_NOT_INSTALLED, "macos-vz-kubelet install"
         )

@@ -19,6 +19,8 @@ class Cluster:
     kubeconfig_fault: str = ""
     access_fault: str = ""
     """Why the server could not be asked, or refused."""
+    pair_fault: str = ""
+    """Why client certificate and key are no pair; then the server was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +57,9 @@ class Subject:
     acceleration: Acceleration | None = None
     bridge_obstacle: str = ""
     """Why no tap interface could be made, when that was tried."""
+    cache_obstacle: str = ""
+    """Why the agent could not keep its state in the cache directory."""
+    address: str = ""
+    """Of the node, as the API server would be told it; empty where it is not known."""
+    program: str = "macos-vz-kubelet"
+    """How this program is started by somebody with another PATH."""

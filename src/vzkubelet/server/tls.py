@@ -5,6 +5,7 @@ not verify ends the handshake, where Go's kubelet would go on and look for a tok
 """
 
 import logging
+import shlex
 import ssl
 from pathlib import Path
 from typing import Final
@@ -59,17 +60,47 @@ class ServingContext:
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0  # no resumption: every connection is verified against the CA of today
         context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(self._cert_file, self._key_file)
-        except (OSError, ssl.SSLError) as exc:
-            raise InvalidInput(f"serving certificate {self._cert_file} with key {self._key_file}: {exc}") from exc
+        load_pair(context, self._cert_file, self._key_file)
         if self._client_ca_file is not None:
-            try:
-                context.load_verify_locations(self._client_ca_file)
-            except (OSError, ssl.SSLError) as exc:
-                raise InvalidInput(f"client CA {self._client_ca_file}: {exc}") from exc
+            load_client_ca(context, self._client_ca_file)
             context.verify_mode = ssl.CERT_OPTIONAL
         return context
+
+
+def load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Raises: InvalidInput; nobody is asked for a passphrase."""
+    is_encrypted = False
+
+    def no_passphrase() -> str:
+        nonlocal is_encrypted
+        is_encrypted = True
+        return ""  # refused by OpenSSL as too short or wrong
+
+    try:
+        context.load_cert_chain(certificate, key, password=no_passphrase)
+    except (OSError, ssl.SSLError) as exc:
+        if is_encrypted:
+            raise InvalidInput(encrypted(key)) from exc
+        raise InvalidInput(f"serving certificate {certificate} with key {key}: {exc}") from exc
+
+
+def load_client_ca(context: ssl.SSLContext, file: Path) -> None:
+    """Raises: InvalidInput."""
+    try:
+        context.load_verify_locations(file)
+    except (OSError, ssl.SSLError) as exc:
+        raise InvalidInput(
+            f"the client CA {file} (--client-verify-ca) has no PEM certificate that can be used: {exc}"
+        ) from exc
+
+
+def encrypted(key: Path) -> str:
+    """What is told about a key with a passphrase."""
+    quoted = shlex.quote(str(key))
+    return (
+        f"the key {key} is encrypted; the agent needs it without a passphrase: "
+        f"openssl pkey -in {quoted} -out plain.key && install -m 600 plain.key {quoted}"
+    )
 
 
 def _file_version(path: Path) -> tuple[int, int, int] | None:

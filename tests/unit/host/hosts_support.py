@@ -1,6 +1,7 @@
 """The recorded hosts with a healthy configuration, and certificates made for their time."""
 
 import datetime
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,19 +31,34 @@ QEMU_PROGRAMS = (
 )
 
 
-def key_pem(which: int = 0) -> bytes:
-    return _KEYS[which].private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+def key_pem(which: int = 0, passphrase: bytes = b"") -> bytes:
+    encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    return _KEYS[which].private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
-def certificate_pem(now: float, begins: datetime.timedelta = -30 * DAY, ends: datetime.timedelta = 300 * DAY) -> bytes:
-    """Valid from and until, relative to the host's time."""
+def certificate_pem(
+    now: float,
+    begins: datetime.timedelta = -30 * DAY,
+    ends: datetime.timedelta = 300 * DAY,
+    *,
+    name: str = f"system:node:{NODE}",
+    names: Sequence[str] = (),
+) -> bytes:
+    """Valid from and until, relative to the host's time; `names` are host names and addresses that it is for."""
     today = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{NODE}")])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(_KEYS[0].public_key())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(_KEYS[0].public_key())
     builder = builder.serial_number(1).not_valid_before(today + begins).not_valid_after(today + ends)
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(text) for text in names]), False)
     return builder.sign(_KEYS[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def mac(**settings: str) -> tuple[RecordedHost, Subject]:

@@ -120,6 +120,27 @@ def test_the_file_system_of_a_path_that_is_not_there_yet(place: str, kind: str) 
     assert disks.file_system(host, Path(place)) == kind
 
 
+def test_nobody_is_told_to_use_a_systemd_that_does_not_run() -> None:
+    host, subject = linux()
+    host.modes.pop(Path("/run/systemd/system"))
+    host.files.pop(Path("/etc/systemd/system/macos-vz-kubelet.service"))
+    host.docker = Unavailable("no engine")
+    found = wrong(host, change(subject, program="/opt/venv/bin/macos-vz-kubelet"))
+    assert {finding.check for finding in found} == {"docker", "service"}
+    fixes = "\n".join(fix for finding in found for fix in finding.fix)
+    assert "systemctl" not in fixes
+    assert "install" not in fixes
+    assert "/opt/venv/bin/macos-vz-kubelet under a supervisor" in fixes
+
+
+def test_sudo_is_told_where_the_program_is() -> None:
+    host, subject = linux()
+    not_root(host)
+    subject = change(subject, program="/opt/my venv/bin/macos-vz-kubelet")
+    fixes = [fix for finding in wrong(host, subject) for fix in finding.fix]
+    assert any(fix.startswith("sudo '/opt/my venv/bin/macos-vz-kubelet' install") for fix in fixes)
+
+
 def test_a_user_on_his_own_has_his_own_unit() -> None:
     host, subject = linux()
     not_root(host)

@@ -162,16 +162,23 @@ PLANTS = [
     ("clock a little ahead", answer(server_clock=NOW - 12), "clock", WARNING, "12 s ahead", "sudo sntp -sS"),
     ("no clock", answer(server_clock=Unavailable("no answer")), "clock", WARNING, "no answer", ""),
     ("serving certificate expired", put(CERTIFICATE, certificate_pem(NOW, ends=-DAY)),
-     "serving-certificate", PROBLEM, "expired on 2026-11-20", "openssl req -new"),
+     "serving-certificate", PROBLEM, "expired on 2026-11-20", "certify serving kubelet-serving"),
     ("serving certificate expires", put(CERTIFICATE, certificate_pem(NOW, begins=-360 * DAY, ends=3 * DAY)),
-     "serving-certificate", WARNING, "expires on 2026-11-24", "kubectl certificate approve"),
+     "serving-certificate", WARNING, "expires on 2026-11-24", "install -m 600 serving.key /Users/ci/tls.key"),
     ("serving certificate of tomorrow", put(CERTIFICATE, certificate_pem(NOW, begins=DAY)),
      "serving-certificate", PROBLEM, "not valid before", "date -u"),
     ("serving certificate is none", put(CERTIFICATE, b"nonsense"), "serving-certificate", PROBLEM,
-     "not a PEM certificate", "openssl req"),
+     "not a PEM certificate", 'docs/macos.md, section "A node"'),
     ("serving certificate lost", lose(CERTIFICATE), "serving-certificate", PROBLEM, "cannot read", "ls -l"),
     ("key of another", put(Path("/Users/ci/tls.key"), key_pem(1)), "serving-certificate", PROBLEM, "is not the key of",
-     "openssl req"),
+     "certify serving"),
+    ("key with a passphrase", put(Path("/Users/ci/tls.key"), key_pem(passphrase=b"x")), "serving-certificate", PROBLEM,
+     "the key /Users/ci/tls.key is encrypted; the agent needs it without a passphrase", "openssl pkey -in"),
+    ("key is none", put(Path("/Users/ci/tls.key"), b"x"), "serving-certificate", PROBLEM, "tls.key is not a PEM key",
+     "certify serving"),
+    ("address of nobody", answer(taken_port="can't assign requested address"), "port", PROBLEM,
+     "0.0.0.0 is not an address of this host (--bind-address)", "--bind-address"),
+    ("port of root", answer(taken_port="permission denied"), "port", PROBLEM, "root's alone", "--kubelet-port 10250"),
     ("port taken", answer(taken_port="address already in use"), "port", PROBLEM, "address already in use",
      "lsof -nP -iTCP:10250"),
     ("job not loaded", say(JOB, status=113, stderr="Could not find service"), "service", PROBLEM, "has not loaded it",
@@ -198,12 +205,17 @@ def test_a_planted_problem_is_told_alone_with_its_fix(
 
 
 CLUSTERS = [
-    (Cluster(kubeconfig_fault="kubeconfig x: not YAML"), "kubeconfig", "not YAML", "config view"),
+    (Cluster(kubeconfig_fault="kubeconfig x: not YAML"), "kubeconfig", "not YAML", "docs/macos.md"),
     (Cluster("https://x", b"", "", access_fault="connection refused"), "api-server", "connection refused", "whoami"),
     (Cluster("https://x", b"", "system:node:other"), "api-server", "node other", "--nodename other"),
-    (Cluster("https://x", b"", "admin"), "api-server", '"admin"', "/O=system:nodes/CN=system:node:node-1"),
+    (Cluster("https://x", b"", "admin"), "api-server", '"admin"',
+     "certify node kube-apiserver-client-kubelet 'client auth'"),
     (Cluster("https://x", certificate_pem(NOW, ends=-DAY), "system:node:node-1"), "client-certificate", "expired",
-     "kubectl certificate approve"),
+     "set-credentials node --client-certificate node.crt"),
+    (Cluster("https://x", certificate_pem(NOW), "", pair_fault="[X509: KEY_VALUES_MISMATCH] key values mismatch"),
+     "client-certificate", "is not the key of its client certificate", "certify node"),
+    (Cluster("https://x", b"", access_fault="certificate verify failed: unable to get local issuer certificate"),
+     "api-server", "the certificate-authority in /Users/ci/node.kubeconfig is not the one of https://x", "set-cluster"),
 ]  # fmt: skip
 
 
@@ -214,6 +226,45 @@ def test_trouble_with_the_cluster_is_told(cluster: Cluster, check: str, what: st
     assert (found.check, found.severity) == (check, Severity.PROBLEM)
     assert what in found.what
     assert fix in "\n".join(found.fix)
+
+
+def test_a_certificate_of_another_node_is_read_without_any_server() -> None:
+    host, subject = mac()
+    cluster = Cluster("https://x", certificate_pem(NOW, name="system:node:other"), access_fault="connection refused")
+    found = [entry for entry in wrong(host, change(subject, cluster=cluster)) if entry.check == "client-certificate"]
+    assert only(found).fix == ("macos-vz-kubelet --nodename other",)
+    assert '"system:node:other", not of system:node:node-1' in found[0].what
+
+
+@pytest.mark.parametrize("names", [(), ("node-1",), ("node-1", "10.0.0.8")])
+def test_a_serving_certificate_without_the_nodes_address_is_told(names: tuple[str, ...]) -> None:
+    host, subject = mac()
+    host.files[CERTIFICATE] = certificate_pem(NOW, names=names)
+    found = only(wrong(host, change(subject, address="10.0.0.7")))
+    assert (found.check, found.severity) == ("serving-certificate", PROBLEM)
+    assert "not for this node's address 10.0.0.7" in found.what
+    assert "NODE=node-1 IP=10.0.0.7" in found.fix
+    host.files[CERTIFICATE] = certificate_pem(NOW, names=(*names, "10.0.0.7"))
+    assert wrong(host, change(subject, address="10.0.0.7")) == []
+
+
+def test_only_a_kubeconfig_that_is_there_can_be_viewed() -> None:
+    host, subject = mac()
+    broken = change(subject, cluster=Cluster(kubeconfig_fault="kubeconfig x: not YAML"))
+    assert "config view" not in "".join(only(wrong(host, broken)).fix)
+    host.files[subject.config.kube.kubeconfig] = b"["
+    assert "config view" in only(wrong(host, broken)).fix[0]
+
+
+def test_a_cache_that_the_agent_refuses_is_told() -> None:
+    host, subject = mac()
+    found = only(wrong(host, change(subject, cache_obstacle="--cache-dir: cannot use /x/node: Not a directory")))
+    assert (found.check, found.severity, "--cache-dir" in found.fix[0]) == ("cache-directory", PROBLEM, True)
+
+
+def test_the_password_of_an_engine_is_not_shown() -> None:
+    host, subject = mac(docker_host="tcp://user:topsecret@h:1")
+    assert "topsecret" not in "".join(finding.what for finding in doctor.examine(host, subject))
 
 
 def test_macos_26_that_calls_itself_16_is_26() -> None:

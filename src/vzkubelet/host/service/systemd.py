@@ -8,6 +8,7 @@ out of sight for the next. MemoryDenyWriteExecute would stop QEMU's translator, 
 from collections.abc import Sequence
 from pathlib import Path
 
+from vzkubelet.host.probe import Probe
 from vzkubelet.host.service.launchd import EXIT_TIMEOUT_S, OPEN_FILES
 
 _UNIT = """\
@@ -43,6 +44,11 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET AF_VSOCK
 [Install]
 WantedBy={wanted_by}
 """
+
+
+def is_init(probe: Probe) -> bool:
+    """Whether systemd has started this host (sd_booted(3)); in most containers it has not."""
+    return probe.status(Path("/run/systemd/system")) is not None
 
 
 def definition(command: Sequence[str], directory: Path, cache: Path, *, system: bool) -> str:
