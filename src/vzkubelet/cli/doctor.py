@@ -1,6 +1,7 @@
 """``doctor``: what ails this host, and the command that mends it."""
 
 import asyncio
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 PROBLEM_EXIT_CODE = 1
 _MARKS = {"ok": ("✔", "green"), "warning": ("!", "yellow"), "problem": ("✘", "red")}
 _WIDTH = 100
+"""Columns where there is no terminal to ask."""
+_NARROWEST, _WIDEST = 60, 120
 
 
 @click.command(cls=flags.WithSwitches, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,9 +46,11 @@ def doctor(
       macos-vz-kubelet doctor
       macos-vz-kubelet doctor --standalone            # enough for: macos-vz-kubelet run POD.yaml
       macos-vz-kubelet doctor --json > report.json
-      sudo -E macos-vz-kubelet doctor --guest-network bridge
+      sudo -E "$(command -v macos-vz-kubelet)" doctor --guest-network bridge
       macos-vz-kubelet doctor --self-check            # on a Mac; prints a report to send in
     """
+    if not self_check and (guest is not None or online):
+        raise click.UsageError(f"{'--online' if guest is None else '--guest'} belongs to --self-check", ctx)
     if self_check:
         return _self_check(flags.values(ctx), guest, online, as_json)
     from vzkubelet.daemon import preflight
@@ -55,8 +60,12 @@ def doctor(
     subject = asyncio.run(preflight.subject(flags.values(ctx), probe, in_cluster=not standalone))
     found = room.examine(probe, subject)
     if as_json:
-        click.echo(_json(probe.facts, str(subject.driver), found))
+        shown = [finding for finding in found if not quiet or finding.severity != "ok"]
+        click.echo(_json(probe.facts, str(subject.driver), shown))
     else:
+        environment = config.process_environment()
+        if environment.get("NO_COLOR") or environment.get("TERM") == "dumb":
+            ctx.color = False
         _print(found, quiet)
     return PROBLEM_EXIT_CODE if room.worst(found) == "problem" else 0
 
@@ -119,7 +128,8 @@ def _print(found: Sequence["Finding"], quiet: bool) -> None:
 
 def _wrapped(text: str, indent: str) -> str:
     """Commands are never wrapped: they are copied."""
-    lines = textwrap.wrap(text, _WIDTH - len(indent), break_long_words=False, break_on_hyphens=False)
+    columns = min(max(shutil.get_terminal_size((_WIDTH, 24)).columns, _NARROWEST), _WIDEST)
+    lines = textwrap.wrap(text, columns - len(indent), break_long_words=False, break_on_hyphens=False)
     return f"\n{indent}".join(lines)
 
 

@@ -1,7 +1,7 @@
 """``install``: the agent as a service of this host."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ _MODULE = ("-P", "-m", "vzkubelet")
 
 
 @click.command(cls=flags.WithSwitches, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--print", "only_print", is_flag=True, help="Print the service's definition and change nothing.")
+@click.option("--print", "--dry-run", "only_print", is_flag=True, help="Print the definition and change nothing.")
 @flags.daemon
 @click.pass_context
 def install(ctx: click.Context, /, only_print: bool, **_: str | None) -> None:
@@ -41,10 +41,9 @@ def install(ctx: click.Context, /, only_print: bool, **_: str | None) -> None:
     from vzkubelet.host.service import install as room
 
     given = flags.values(ctx)
-    # To look at the definition nobody needs a node's credentials.
-    settings = config.read(given, purpose=config.Purpose.STANDALONE if only_print else config.Purpose.DAEMON)
     environment = config.process_environment()
     probe = LocalProbe(environment)
+    settings = _settings(given, probe, only_print=only_print)
     where = place.of(probe.facts, _config_home(environment))
     if "environment-file" in given:
         environment = {**config.environment_file.read(Path(given["environment-file"]).expanduser()), **environment}
@@ -57,6 +56,31 @@ def install(ctx: click.Context, /, only_print: bool, **_: str | None) -> None:
     room.install(probe, wanted, click.echo)
     journal = "journalctl --user" if where.domain == "user" else "journalctl"
     click.echo(f"Installed {where.name}. Its log: {where.log or f'{journal} -u {where.name} -f'}")
+
+
+def _settings(given: Mapping[str, str], probe: "Probe", *, only_print: bool) -> "Config":
+    """Refuses what the agent would refuse. To look at the definition nobody needs a node's credentials: what is not
+    given may be missing then, and what is given must be right.
+
+    Raises:
+        InvalidInput, Unsupported.
+    """
+    from vzkubelet.daemon import inputs
+
+    settings, mistakes = config.understand(given)
+    if only_print:
+        mistakes = tuple(mistake for mistake in mistakes if not _is_lack(mistake, settings))
+    inputs.refuse([*mistakes, *inputs.mistakes(settings, mistakes, may_lack_kubeconfig=only_print)])
+    inputs.require_driver(settings, probe.facts.system, must_exist=not only_print)
+    return settings
+
+
+def _is_lack(mistake: str, settings: "Config") -> bool:
+    kubeconfig = next(option for option in config.options() if option.name == "kubeconfig")
+    default = kubeconfig.parse(kubeconfig.default or "")
+    return " is not set: " in mistake or (
+        settings.kube.kubeconfig == default and mistake.startswith(f"{kubeconfig.label}: cannot read {default}: ")
+    )
 
 
 def _config_home(environment: dict[str, str]) -> Path | None:

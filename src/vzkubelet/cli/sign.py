@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--identifier", metavar="ID", help="Bundle identifier, which a profile may prescribe.")
 @click.option("--hardened", is_flag=True, help="Hardened runtime, which notarization asks for.")
 @click.option("--force", is_flag=True, help="Sign again although nothing has changed.")
-@click.option("--dry-run", is_flag=True, help="Print the commands and run none.")
+@click.option("--dry-run", "--print", "dry_run", is_flag=True, help="Print the commands and run none.")
 @flags.some("vz-helper-app")
 @click.pass_context
 def sign(

@@ -11,9 +11,9 @@ from vzkubelet import config
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--purge", is_flag=True, help="Also remove machines, images, the log and the signed app.")
 def uninstall(purge: bool) -> None:
-    """Stop the agent's service and remove it, and nothing else.
+    """Stop the agent's service and remove what `install` wrote.
 
-    Virtual machines and side-cars that run go on; `reset` ends them. Images stay unless --purge is given.
+    Virtual machines and side-cars that run go on (`reset` ends them), and images stay. With --purge they go too.
 
     \b
     Examples:

@@ -84,13 +84,8 @@ def _settings(given: Mapping[str, str], *, in_cluster: bool) -> _Settings:
     purpose = config.Purpose.DAEMON if in_cluster else config.Purpose.STANDALONE
     understood, mistakes = config.understand(given, purpose=purpose)
     tried = [*(inputs.client_authority(understood) if in_cluster else ()), *inputs.guests(understood)]
-    unreadable = [
-        str(file)
-        for file in (understood.server.client_ca_file, understood.guests.ssh_key_path)
-        if any(f": cannot read {file}: " in mistake for mistake in mistakes)
-    ]
     told = [mistake for mistake in mistakes if not _is_told_elsewhere(mistake)]
-    told += [mistake for mistake in tried if not any(file in mistake for file in unreadable)]
+    told += inputs.untold(understood, tried, mistakes)
     return _Settings(understood, tuple(told))
 
 

@@ -77,3 +77,40 @@ def test_json_has_everything(doctor: Doctor, host: RecordedHost) -> None:
     assert report["host"] == {"system": "darwin", "machine": "arm64", "user": "ci", "python": "3.12.8"}
     [found] = [finding for finding in report["findings"] if finding["severity"] != "ok"]
     assert found.keys() == {"check", "severity", "what", "why", "fix"}
+
+
+def test_json_is_as_quiet_as_the_table(doctor: Doctor, host: RecordedHost) -> None:
+    host.say(KEYCHAIN, status=36)
+    code, shown = doctor("--json", "-q")
+    report = json.loads(shown)
+    assert code == 1
+    assert [finding["severity"] for finding in report["findings"]] == ["problem"]
+
+
+@pytest.mark.parametrize("flag", [("--guest", "vmlinuz"), ("--online",)])
+def test_a_flag_of_the_self_check_is_not_ignored(doctor: Doctor, flag: tuple[str, ...]) -> None:
+    assert doctor(*flag) == (2, "")
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colours_are_left_out_where_nobody_wants_them(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda _, color: color is False)
+    monkeypatch.setattr("click._compat.should_strip_ansi", lambda _, color: color is False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b[" in doctor()[1]
+    monkeypatch.setenv(name, value)
+    assert "\x1b[" not in doctor()[1]
+
+
+@pytest.mark.parametrize(("columns", "widest"), [("70", 70), ("20", 60), ("500", 120)])
+def test_lines_are_as_wide_as_the_terminal(
+    doctor: Doctor, host: RecordedHost, monkeypatch: pytest.MonkeyPatch, columns: str, widest: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    host.say("fdesetup status", "FileVault is On.\n")
+    # Commands and paths are copied, so they stay whole.
+    told = [line for line in doctor()[1].splitlines() if not {"→", "#", "/"} & set(line)]
+    assert widest - 30 < max(map(len, told)) <= widest

@@ -1,6 +1,7 @@
 """``sign``, ``install`` and ``uninstall`` over a Mac that is not there."""
 
 import plistlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.apple_tools import Codesign, Manager, standalone_python
+from tests.unit.host.hosts_support import certificate_pem, key_pem
 from vzkubelet import cli, config
 from vzkubelet.host.service.place import LABEL
 from vzkubelet.host.signing import bundle, interpreter
@@ -68,16 +70,34 @@ def test_sign_tells_a_grant_that_is_missing(verb: Verb, codesign: Codesign, tmp_
     assert "--provisioning-profile FILE" in err
 
 
+KUBECONFIG = """\
+clusters: [{name: c, cluster: {server: "https://10.0.0.1:6443"}}]
+contexts: [{name: x, context: {cluster: c}}]
+current-context: x
+"""
+
+
 @pytest.fixture
-def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manager:
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what a node is given."""
+    directory = tmp_path_factory.mktemp("credentials")
+    (directory / "kubeconfig").write_text(KUBECONFIG)
+    (directory / "tls.crt").write_bytes(certificate_pem(time.time()))
+    (directory / "tls.key").write_bytes(key_pem())
+    return directory
+
+
+@pytest.fixture
+def manager(tmp_path: Path, credentials: Path, monkeypatch: pytest.MonkeyPatch) -> Manager:
     host = Manager()
     host.facts = replace(host.facts, home=tmp_path)
     host.modes[tmp_path / "m.app" / bundle.EXECUTABLE] = (0o100755, 501)
     monkeypatch.setattr("vzkubelet.host.local.LocalProbe", lambda _: host)
     for option in config.options():
         monkeypatch.delenv(option.env or "_", raising=False)
-    for name in ("APISERVER_CERT_LOCATION", "APISERVER_KEY_LOCATION", "KUBECONFIG"):
-        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.setenv("APISERVER_CERT_LOCATION", str(credentials / "tls.crt"))
+    monkeypatch.setenv("APISERVER_KEY_LOCATION", str(credentials / "tls.key"))
+    monkeypatch.setenv("KUBECONFIG", str(credentials / "kubeconfig"))
     for name, value in KEPT_VARIABLES.items():
         monkeypatch.setenv(name, value)
     return host
@@ -119,6 +139,48 @@ def test_install_only_prints(verb: Verb, manager: Manager, tmp_path: Path) -> No
     assert plistlib.loads(out.encode())["Label"] == LABEL
     assert manager.ran == []
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("more", [(), ("--print",), ("--dry-run",)])
+@pytest.mark.parametrize(("flag", "told"), [
+    (("--kubeconfig", "/nonexist"), "cannot read /nonexist"), (("--log-level", "loud"), "is none of debug"),
+    (("--machine-driver", "qemu"), "runs on Linux hosts"), (("--client-verify-ca", "/dev/null"), "client CA /dev/null"),
+    (("--nodename", "mac-1\nx"), "is not a node name"), (("--cache-dir", "/a\nb"), "--cache-dir has a line break"),
+])  # fmt: skip
+def test_install_refuses_what_the_agent_would(
+    verb: Verb, manager: Manager, tmp_path: Path, flag: tuple[str, str], told: str, more: tuple[str, ...]
+) -> None:
+    code, out, err = verb("install", "--vz-helper-app", str(tmp_path / "m.app"), *flag, *more)
+    assert code != 0
+    assert told in err
+    assert (out, manager.ran, list(tmp_path.iterdir())) == ("", [], [])
+
+
+def test_install_prints_without_a_nodes_credentials(
+    verb: Verb, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for option in config.options():
+        monkeypatch.delenv(option.env or "_", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, err = verb("install", "--print")
+    assert (code, err) == (0, "")
+    assert plistlib.loads(out.encode())["Label"] == LABEL
+
+
+def test_install_is_told_every_mistake_once(verb: Verb, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VZ_SSH_KEX_ALGORITHMS", "none")
+    monkeypatch.setenv("APISERVER_CERT_LOCATION", "/absent")
+    _, _, err = verb("install", "--log-level", "loud")
+    assert err.startswith("error: 3 mistakes in the configuration:")
+    assert err.count("/absent") == 1
+
+
+@pytest.mark.parametrize("flag", ["--print", "--dry-run"])
+def test_sign_and_install_are_looked_at_in_the_same_words(
+    verb: Verb, codesign: Codesign, tmp_path: Path, flag: str
+) -> None:
+    assert verb("sign", "--vz-helper-app", str(tmp_path / "m.app"), flag)[0] == 0
+    assert not (tmp_path / "m.app").exists()
 
 
 def test_purging_ends_machines_first_and_removes_images_log_and_app(
