@@ -46,6 +46,18 @@ def test_kubeconfig_that_is_none(tmp_path: Path, mint_credential: MintCredential
     assert "Traceback" not in done.stderr
 
 
+def test_a_client_authority_that_is_none_leaves_no_network_behind(
+    tmp_path: Path, mint_credential: MintCredential
+) -> None:
+    garbage = tmp_path / "ca.crt"
+    garbage.write_text("garbage")
+    flags = ("--nodename", "vz-ca", "--kubelet-port", "0", "--client-verify-ca", str(garbage))
+    done = start(tmp_path, mint_credential("vz-ca").environment(), *flags, "--machine-driver", "qemu")
+    assert done.returncode == 2
+    assert f"the client CA {garbage} (--client-verify-ca)" in done.stderr
+    assert not (tmp_path / "cache").exists(), "the network is made after the state"
+
+
 def test_every_mistake_at_once(tmp_path: Path) -> None:
     done = start(tmp_path, {"KUBECONFIG": str(tmp_path / "absent")}, "--kubelet-port", "99999", "--log-level", "loud")
     assert done.returncode == 2

@@ -1,18 +1,22 @@
 """`doctor`, the copied interpreter and the service's unit on this very machine."""
 
 import asyncio
+import base64
 import dataclasses
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster.control_plane import ControlPlane
 from tests.support.cluster_fixtures import MintCredential
+from tests.unit.host.hosts_support import certificate_pem
 from vzkubelet.daemon import preflight
 from vzkubelet.host.local import LocalProbe
 from vzkubelet.host.service import install, place
@@ -80,6 +84,24 @@ def test_doctor_tells_a_server_that_is_not_there(mint_credential: MintCredential
     assert "✘ api-server" in done.stdout
     assert "! clock" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_doctor_tells_a_certificate_authority_of_another_cluster(
+    mint_credential: MintCredential, cluster: ControlPlane, tmp_path: Path
+) -> None:
+    credential = mint_credential()
+    document = yaml.safe_load(credential.kubeconfig.read_text())
+    entry = document["clusters"][0]["cluster"]
+    entry.pop("certificate-authority", None)
+    other = certificate_pem(time.time(), name="another cluster")
+    entry["certificate-authority-data"] = base64.b64encode(other).decode()
+    wrong = credential.directory / "other.kubeconfig"
+    wrong.write_text(yaml.safe_dump(document))
+    environment = {**credential.environment(), "KUBECONFIG": str(wrong), **LOGIN}
+    done = run("doctor", "--json", "--nodename", credential.node_name, home=tmp_path, **environment)
+    found = findings(json.loads(done.stdout))["api-server"]
+    assert f"the certificate-authority in {wrong} is not the one of {credential.server}" in found["what"]
+    assert "set-cluster" in found["fix"][-1]
 
 
 def test_doctor_without_a_cluster_needs_no_settings(tmp_path: Path) -> None:
