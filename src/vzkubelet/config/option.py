@@ -8,7 +8,7 @@ from vzkubelet.config.values import Parser
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What defaults depend on; `home` is where ``~`` points."""
+    """What defaults depend on; `home` is where ``~`` points, empty when nobody knows."""
 
     name: str
     platform: str

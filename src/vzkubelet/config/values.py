@@ -29,6 +29,8 @@ _LEVELS = {
 }
 """The Go project's level names (logrus) and Python's; those without a counterpart map to the nearest one."""
 
+NO_HOME = "HOME is not set and this user has no home directory: set HOME, or give absolute paths"
+
 
 def text(raw: str) -> str:
     if not raw.strip():
@@ -125,11 +127,16 @@ def _positive(raw: str, value: int) -> int:
 
 
 def path(home: str) -> Callable[[str], Path]:
-    """A path; a leading ``~`` is `home`, because no shell expands the values of a file or of a variable."""
+    """A path; a leading ``~`` is `home`, because no shell expands the values of a file or of a variable.
+
+    An empty `home` is an unknown one: only a path that begins there is then a mistake.
+    """
 
     def parse(raw: str) -> Path:
         given = text(raw)
         if given == "~" or given.startswith("~/"):
+            if not home:
+                raise InvalidInput(f'"{given}" cannot be found: {NO_HOME}')
             given = home + given[1:]
         return Path(given)
 
