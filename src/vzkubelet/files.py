@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
@@ -62,6 +63,18 @@ def read_if_present(path: Path) -> bytes | None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return path.read_bytes()
     return None
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor for reading, of a regular file and of nothing else: a FIFO would keep us waiting, a device for ever.
+
+    Raises: OSError (EINVAL when it is something else), which names the path.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
 
 
 def remove_tree(path: Path) -> None:

@@ -570,3 +570,118 @@ async def test_files_that_cannot_be_pushed(tmp_path: Path, registry: Registry, p
         )
         assert code != 0
         assert words in output
+
+
+# --- What is pushed is looked at before anything is sent
+
+
+def make_bundle(directory: Path, **changes: object) -> Path:
+    directory.mkdir()
+    for name in ("disk.img", "aux.img", "other.img"):
+        (directory / name).write_bytes(name.encode() * 1000)
+    config: dict[str, object] = {
+        "storage": [
+            {"mediatype": agoda.AUX, "file": "aux.img"},
+            {"mediatype": agoda.DISK, "file": "disk.img"},
+        ],
+        "os": "darwin",
+        "hardwareModelData": "aGFyZHdhcmU=",
+        "machineIdData": "bWFjaGluZQ==",
+    }
+    (directory / "config.json").write_text(json.dumps(config | changes))
+    return directory
+
+
+NOWHERE = "localhost:1/vm:1"
+"""Nobody listens: a message about the registry means that a push had begun."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bundle", "FILE"], "give the directory"),
+        (["--bundle", "absent"], "does not exist"),
+        (["--bundle", "BUNDLE", "--os", "linux"], "do not go with --bundle"),
+        (["--bundle", "BUNDLE", "--arch", "amd64"], "do not go with --bundle"),
+        (["--bundle", "BUNDLE", "--cpu-min", "99999999999999999999"], "1<=x<=1024"),
+        (["--bundle", "BUNDLE", "--memory-min", "999999999Ei"], "--memory-min"),
+        (["--bundle", "BUNDLE", "--memory-min", "1Ei"], "between 1 and 64Ti"),
+        (["--bundle", "BUNDLE", "--disk-path", "absent"], "absent does not exist"),
+        (["--bundle", "BUNDLE", "--aux-path", "absent"], "absent does not exist"),
+    ],
+)
+async def test_push_of_the_impossible_is_one_line_and_sends_nothing(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    """Hazards: NotADirectoryError; flags beside a bundle without effect; a missing disk told after the small blobs."""
+    bundle = make_bundle(tmp_path / "bundle")
+    given = [{"BUNDLE": str(bundle), "FILE": str(bundle / "disk.img")}.get(word, word) for word in arguments]
+    code, output = await run(tmp_path, "push", *given, NOWHERE)
+    assert (code in (2, 3), output.count("\n")) == (True, 1), output
+    assert words in output
+
+
+async def test_push_of_a_fifo_does_not_hang(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    for name in ("disk.img", "config.json"):
+        (bundle / name).unlink()
+        os.mkfifo(bundle / name)
+        code, output = await run(tmp_path, "push", "--bundle", str(bundle), NOWHERE)
+        assert code
+        assert "no regular file" in output
+        (bundle / name).unlink()
+        make_bundle(tmp_path / f"again-{name}")
+        (tmp_path / f"again-{name}" / name).rename(bundle / name)
+
+
+async def test_push_follows_no_link_out_of_the_bundle(tmp_path: Path, registry: Registry, path: str) -> None:
+    """Hazard: a bundle from elsewhere whose disk is a link to a secret of this host, which is then published."""
+    bundle = make_bundle(tmp_path / "bundle")
+    (tmp_path / "secret").write_text("secret")
+    (bundle / "disk.img").unlink()
+    (bundle / "disk.img").symlink_to(tmp_path / "secret")
+    code, output = await run(tmp_path, "push", "--bundle", str(bundle), NOWHERE)
+    assert code == 2
+    assert "no part of the bundle" in output
+    (bundle / "disk.img").unlink()
+    (bundle / "disk.img").symlink_to("other.img")
+    code, output = await run(tmp_path, "push", "--bundle", str(bundle), f"{registry.host}/{path}:1")
+    assert code == 0, output
+
+
+async def test_push_sends_the_files_that_the_bundle_names(tmp_path: Path, registry: Registry, path: str) -> None:
+    """Hazard: disk.img was sent, whatever the configuration said."""
+    storage = [{"mediatype": agoda.AUX, "file": "aux.img"}, {"mediatype": agoda.DISK, "file": "other.img"}]
+    bundle = make_bundle(tmp_path / "bundle", storage=storage)
+    code, output = await run(tmp_path, "push", "--bundle", str(bundle), f"{registry.host}/{path}:1")
+    assert code == 0, output
+    library = Library(tmp_path / "pulled", [Platform(os="darwin", architecture="arm64")])
+    try:
+        pulled = await library.pull(f"{registry.host}/{path}:1", [])
+    finally:
+        await library.close()
+    assert pulled.disk.read_bytes() == (bundle / "other.img").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"storage": [{"mediatype": agoda.DISK, "file": "disk.img"}]},
+        {"storage": [{"mediatype": agoda.AUX, "file": "../aux.img"}, {"mediatype": agoda.DISK, "file": "disk.img"}]},
+        {"storage": [{"mediatype": agoda.DISK, "file": "disk.img"}, {"mediatype": agoda.DISK, "file": "other.img"}]},
+        {"os": "linux"},
+        {"cpuMin": -1},
+        {"memoryMinBytes": 2**62},
+    ],
+)
+async def test_bundle_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    bundle = make_bundle(tmp_path / "bundle", **changes)
+    code, output = await run(tmp_path, "push", "--bundle", str(bundle), NOWHERE)
+    assert (code, output.count("\n")) == (2, 1), output
+    assert "config.json" in output
+
+
+async def test_creation_off_a_mac_says_that_it_needs_one(tmp_path: Path) -> None:
+    """Hazard: the advice to take another machine driver, which installs no macOS either."""
+    code, output = await run(tmp_path, "create", str(tmp_path / "made"), "--ipsw", "latest")
+    assert (code, output) == (6, "error: installing macOS needs a Mac with Apple silicon\n")

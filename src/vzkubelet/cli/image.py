@@ -19,6 +19,7 @@ from vzkubelet.cli import flags
 from vzkubelet.cli.image_create import create
 from vzkubelet.cli.progress import bytes_bar
 from vzkubelet.errors import InvalidInput
+from vzkubelet.files import open_regular
 from vzkubelet.images import Library, Listing, Machine, Pusher, PushRequest, host_platforms
 from vzkubelet.machines.vz import bundle
 from vzkubelet.model import quantity
@@ -55,10 +56,15 @@ def _registry_options(command: Any) -> Any:
 @click.option("--aux-path", type=click.Path(path_type=Path), help="Auxiliary storage or EFI variables.")
 @click.option("--hardware-model", default="", metavar="BASE64", help="Boot data of a macOS guest.")
 @click.option("--machine-id", default="", metavar="BASE64", help="Boot data of a macOS guest.")
-@click.option("--os", "os_", type=click.Choice(["darwin", "linux"]), default="darwin", show_default=True)
-@click.option("--arch", type=click.Choice(["arm64", "amd64"]), default="arm64", show_default=True)
+@click.option("--os", "os_", type=click.Choice(["darwin", "linux"]), help="Default: darwin.")
+@click.option("--arch", type=click.Choice(["arm64", "amd64"]), help="Default: arm64.")
 @click.option("--image-config", type=click.Path(path_type=Path), help="OCI image config (JSON): entrypoint, env, user.")
-@click.option("--cpu-min", type=click.IntRange(min=1), help="Processors that the guest needs at least.")
+@click.option(
+    "--cpu-min",
+    type=click.IntRange(1, bundle.MAX_CPUS),
+    metavar="NUMBER",
+    help="Processors that the guest needs at least.",
+)
 @click.option("--memory-min", metavar="QUANTITY", help="Memory that the guest needs at least, such as 4Gi.")
 @_registry_options
 @flags.some("cache-dir")
@@ -71,13 +77,15 @@ def push(ctx: click.Context, /, reference: str, plain_http: bool, **given: Any) 
     settings = flags.standalone(ctx)
     targets = _targets(reference)
     machine = Machine(
-        os=given["os_"],
-        architecture=given["arch"],
+        os=given["os_"] or "darwin",
+        architecture=given["arch"] or "arm64",
         hardware_model=_base64(given["hardware_model"], "--hardware-model"),
         machine_id=_base64(given["machine_id"], "--machine-id"),
         cpu_min=given["cpu_min"] or 0,
-        memory_min_bytes=quantity.to_int(given["memory_min"]) if given["memory_min"] else 0,
+        memory_min_bytes=_memory(given["memory_min"], "--memory-min") if given["memory_min"] else 0,
     )
+    if given["bundle_"] and (given["os_"] or given["arch"]):
+        raise click.UsageError("--os and --arch do not go with --bundle, which is a macOS machine for arm64")
     disk, aux, machine = _source(given["bundle_"], given["disk_path"], given["aux_path"], machine)
     request = PushRequest(
         disk=disk,
@@ -202,6 +210,8 @@ def _credentials(
     if password:
         raise click.UsageError("a password needs --username")
     directory = config.process_environment().get("DOCKER_CONFIG")
+    if not directory and not config.has_home():
+        return ()
     path = (Path(directory) if directory else Path.home() / ".docker") / "config.json"
     if not path.is_file():
         return ()
@@ -237,7 +247,18 @@ def _source(
         cpu_min=machine.cpu_min or boot.cpu_min,
         memory_min_bytes=machine.memory_min_bytes or boot.memory_min_bytes,
     )
-    return disk or directory / "disk.img", aux or directory / "aux.img", machine
+    bundled_disk, bundled_aux = bundle.disk_and_aux(directory, boot)
+    return disk or bundled_disk, aux or bundled_aux, machine
+
+
+def _memory(text: str, flag: str) -> int:
+    try:
+        size_bytes = quantity.to_int(text)
+    except InvalidInput as exc:
+        raise InvalidInput(f"{flag}: {exc}") from exc
+    if not 0 < size_bytes <= bundle.MAX_MEMORY_BYTES:
+        raise InvalidInput(f"{flag}: {text} is not between 1 and {quantity.format_bytes(bundle.MAX_MEMORY_BYTES)}")
+    return size_bytes
 
 
 def _base64(text: str, flag: str) -> bytes:
@@ -249,9 +270,10 @@ def _base64(text: str, flag: str) -> bytes:
 
 def _json_object(path: Path) -> dict[str, object]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+        with os.fdopen(open_regular(path), "rb") as file:
+            return msgspec.json.decode(file.read(), type=dict[str, object])
     except OSError as exc:
-        raise InvalidInput(f"--image-config: cannot read {path}: {os.strerror(exc.errno or 0)}") from exc
+        raise InvalidInput(f"--image-config: cannot read {path}: {exc.strerror}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"--image-config: {path} is not a JSON object: {exc}") from exc
 

@@ -1,7 +1,9 @@
 """``macos-vz-kubelet image create``: a macOS virtual machine from Apple's restore image, ready to be pushed."""
 
 import asyncio
+import importlib.util
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import click
 from vzkubelet import config
 from vzkubelet.cli import flags
 from vzkubelet.cli.progress import Report, bytes_bar
-from vzkubelet.errors import Conflict, InvalidInput
+from vzkubelet.errors import Conflict, InvalidInput, Unsupported
 from vzkubelet.machines.vz import bundle, download, installation
 from vzkubelet.machines.vz.launch import Interpreter
 from vzkubelet.model import quantity
@@ -53,6 +55,11 @@ def create(
     with bytes_bar() as report:
         try:
             installed = asyncio.run(_create(settings, directory.absolute(), request, report))
+        except Unsupported as exc:
+            if sys.platform == "darwin" or importlib.util.find_spec("Virtualization"):
+                raise
+            # The driver's own words recommend another driver, which installs no macOS either.
+            raise Unsupported("installing macOS needs a Mac with Apple silicon", reason=exc.reason) from exc
         except asyncio.CancelledError:  # by SIGTERM; Ctrl-C arrives as KeyboardInterrupt
             raise Conflict("the installation was cancelled") from None
     click.echo(f"Installed {installed.image} into {directory}")

@@ -5,6 +5,7 @@ blob and writes it to an unnamed temporary file, from which it is uploaded unles
 """
 
 import asyncio
+import errno
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ from typing import BinaryIO
 
 from vzkubelet.aio import BlockingPool, run_blocking, spawn, uninterrupted
 from vzkubelet.errors import Conflict, InvalidInput, NotFound, Unavailable
+from vzkubelet.files import open_regular
 from vzkubelet.images.fetches import faults_named
 from vzkubelet.images.formats import agoda
 from vzkubelet.images.formats.agoda import CompressedFile
@@ -76,6 +78,8 @@ class Pusher:
             InvalidInput, NotFound, Unauthenticated, Forbidden, Unavailable, Exhausted; Conflict: a file changed.
         """
         _check(request.machine)
+        for path in (request.disk, request.aux):
+            await run_blocking(check_file, path)
         repository = Repository(self._transport, targets[0], self._credential, push=True)
         config = agoda.write_config(request.machine)
         image_config = agoda.write_image_config(request.machine, request.image_config)
@@ -187,10 +191,8 @@ class _Compression:
 
     def _read(self) -> None:
         try:
-            with self._path.open("rb", buffering=0) as file:
+            with _opened(self._path) as file:
                 self._read_file(file.fileno())
-        except FileNotFoundError as exc:
-            raise NotFound(f"{self._path} does not exist") from exc
         except (OSError, EOFError) as exc:
             raise Unavailable(f"cannot read {self._path}: {exc}") from exc
 
@@ -224,6 +226,23 @@ class _Compression:
     def _write(self, compressed: bytes, hasher: "hashlib._Hash") -> None:
         hasher.update(compressed)
         self._size_bytes += self._blob.write(compressed)
+
+
+def check_file(path: Path) -> None:
+    """Raises: NotFound, InvalidInput, Unavailable: what a push would say after hours about this file."""
+    with _opened(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise InvalidInput(f"{path} is empty")
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return os.fdopen(open_regular(path), "rb", buffering=0)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise NotFound(f"{path} does not exist") from exc
+    except OSError as exc:
+        kind = InvalidInput if exc.errno == errno.EINVAL else Unavailable
+        raise kind(f"cannot read {path}: {exc.strerror}") from exc
 
 
 async def _ended(stages: Sequence[asyncio.Task[None]]) -> None:
