@@ -77,6 +77,18 @@ def with_switch_values(args: list[str]) -> list[str]:
     return rewritten + rest
 
 
+def guest_variables() -> str:
+    """The end of a verb's help: the variables that it obeys without having flags for them."""
+    groups = ("guests.", "vz.", "sidecars.", "machines.")
+    found = [setting for setting in config.options() if setting.env and setting.target.startswith(groups)]
+    login = [setting for setting in found if setting.target.startswith("guests.")]
+    width = max(len(setting.env) for setting in login)
+    lines = [f"  {setting.env.ljust(width)}  {setting.help}" for setting in login]
+    others = ", ".join(setting.env for setting in found if setting not in login)
+    listed = "\n".join(["\b", "Environment:", *lines])
+    return f"{listed}\n\nAlso {others}: see `macos-vz-kubelet --help`."
+
+
 class WithSwitches(click.Command):
     """A verb that takes the daemon's flags, bare switches among them, as the daemon does."""
 

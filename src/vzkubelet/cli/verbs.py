@@ -17,14 +17,16 @@ class Verb:
     module: str
     attribute: str
     help: str
+    reaches_guests: bool = False
+    """It obeys the settings of guests and machines too, which its help then names."""
 
 
 VERBS = {
-    "run": Verb("vzkubelet.cli.run", "run", "Run a pod on this machine without any cluster."),
+    "run": Verb("vzkubelet.cli.run", "run", "Run a pod on this machine without any cluster.", reaches_guests=True),
     "ps": Verb("vzkubelet.cli.ps", "ps", "List the pods on this machine."),
-    "exec": Verb("vzkubelet.cli.exec", "exec_", "Run a command in a container."),
-    "logs": Verb("vzkubelet.cli.logs", "logs", "Print the log of a container."),
-    "rm": Verb("vzkubelet.cli.rm", "rm", "Delete a pod of this machine."),
+    "exec": Verb("vzkubelet.cli.exec", "exec_", "Run a command in a container.", reaches_guests=True),
+    "logs": Verb("vzkubelet.cli.logs", "logs", "Print the log of a container.", reaches_guests=True),
+    "rm": Verb("vzkubelet.cli.rm", "rm", "Delete a pod of this machine.", reaches_guests=True),
     "image": Verb("vzkubelet.cli.image", "image", "Create, push, pull, list and remove virtual machine images."),
     "doctor": Verb("vzkubelet.cli.doctor", "doctor", "Say what ails this host, and how to mend it."),
     "sign": Verb("vzkubelet.cli.sign", "sign", "Make and sign the app that holds virtual machines (Mac)."),
@@ -32,6 +34,22 @@ VERBS = {
     "uninstall": Verb("vzkubelet.cli.uninstall", "uninstall", "Stop and remove the service."),
     "reset": Verb("vzkubelet.cli.reset", "reset", "Take back everything that the agent left on this host."),
     "version": Verb("vzkubelet.cli.version", "version", "Print the version."),
+}
+
+
+EXIT_CODES = {
+    0: "Done.",
+    1: "A fault of the host or of the agent; doctor has found a problem.",
+    2: "What was given cannot work: a flag, a setting, a file.",
+    3: "There is no such pod, image or file.",
+    4: "It exists already, or its state does not allow this now.",
+    5: "The login was refused, or it may not do this.",
+    6: "This host or driver does not offer it.",
+    7: "Something is used up that may be free later: machines, disk space.",
+    8: "A registry, Docker, the API server or a guest cannot be reached.",
+    9: "It took longer than allowed.",
+    130: "Interrupted by Ctrl-C.",
+    141: "The reader of the output has gone.",
 }
 
 
@@ -47,6 +65,8 @@ class LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(verb.module), verb.attribute)
         assert isinstance(command, click.Command)
+        if verb.reaches_guests:
+            command.epilog = flags.guest_variables()
         return command
 
     def resolve_command(
@@ -64,9 +84,17 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The settings without a flag; in the file they are called by the same name in lower case with dashes."""
         with formatter.section("Environment"):
             formatter.write_dl([(setting.env, setting.help) for setting in config.options() if not setting.flag])
+        formatter.write_paragraph()
+        formatter.write_text(
+            "The file given with --config names settings as the flags are named, and those without a flag as their "
+            "variable in lower case with dashes: vz-ssh-user."
+        )
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), text) for code, text in EXIT_CODES.items()])
+        formatter.write_paragraph()
+        formatter.write_text("run and exec end with the code of the container or the command.")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, flags.with_switch_values(args))
