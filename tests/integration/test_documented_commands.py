@@ -74,6 +74,52 @@ def test_the_certificates_of_a_node_are_made_as_written(cluster: ControlPlane, t
     assert '"system:nodes"' in who.stdout
 
 
+def position(text: str) -> int:
+    document = DOCUMENT.read_text()
+    assert text in document, text
+    return document.index(text)
+
+
+def first_steps() -> list[str]:
+    """The blocks of the first pod, as one reader types them one after the other."""
+    end = position("### 5. A node")
+    document = DOCUMENT.read_text()
+    return [block for block in blocks() if document.index(block.splitlines()[0]) < end]
+
+
+def test_a_reader_stays_where_relative_names_are_right() -> None:
+    """Hazard: after `cd sequoia` the bundle `sequoia` of the next command is not there."""
+    moves = [line for block in first_steps() for line in block.splitlines() if re.match(r"(?!\().*\bcd\b", line)]
+    assert moves == [
+        "cd && git clone <this repository> macos-vz-kubelet && cd macos-vz-kubelet",
+        "mkdir -p ~/vm-images && cd ~/vm-images",
+    ]
+    assert position("cd ~/vm-images") < position("image create") < position("(cd sequoia && macosvm")
+    assert position("(cd sequoia && macosvm") < position("image push --bundle sequoia")
+
+
+def test_another_terminal_has_the_program_and_the_login() -> None:
+    """Hazard: a new Terminal has neither PATH nor VZ_SSH_*, and `exec` fails to log in."""
+    block = next(block for block in first_steps() if "macos-vz-kubelet exec" in block)
+    exported = block[: block.index("macos-vz-kubelet ps")]
+    for name in ("PATH=", "VZ_SSH_USER=", "VZ_SSH_PASSWORD="):
+        assert name in exported
+
+
+@pytest.mark.parametrize(
+    ("source", "program"),
+    [
+        ("xcode-select --install", "git clone"),
+        ("python.org", "python3.13 -m venv"),
+        ("github.com/s-u/macosvm/releases", "macosvm -g"),
+        ("brew install cirruslabs/cli/tart", "tart clone"),
+        ("brew install kubectl", "kubectl apply"),
+    ],
+)
+def test_programs_that_a_new_mac_lacks_are_told_where_they_are_needed(source: str, program: str) -> None:
+    assert position(source) < position(program)
+
+
 def test_it_is_linked_and_its_links_lead_somewhere() -> None:
     assert "docs/macos.md" in (DOCUMENT.parents[1] / "README.md").read_text()
     text = DOCUMENT.read_text()
