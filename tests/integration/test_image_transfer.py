@@ -679,9 +679,3 @@ async def test_bundle_that_makes_no_sense_is_refused(tmp_path: Path, changes: di
     code, output = await run(tmp_path, "push", "--bundle", str(bundle), NOWHERE)
     assert (code, output.count("\n")) == (2, 1), output
     assert "config.json" in output
-
-
-async def test_creation_off_a_mac_says_that_it_needs_one(tmp_path: Path) -> None:
-    """Hazard: the advice to take another machine driver, which installs no macOS either."""
-    code, output = await run(tmp_path, "create", str(tmp_path / "made"), "--ipsw", "latest")
-    assert (code, output) == (6, "error: installing macOS needs a Mac with Apple silicon\n")
