@@ -9,11 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +21,7 @@ import pytest_asyncio
 from tests.support.apple_double import MacHost, hardware_model_data
 from tests.support.machine_worlds import MIB
 from tests.support.vz_node import DEFECTIVE_HELPER, UID, Told, VzNode, open_node, vz_pod
+from tests.support.vz_rows import CODES, fault, many_guests, some_at_a_time, uid_of
 from tests.support.vz_world import VzWorld, vz_image
 from vzkubelet.machines.vz.plan import Waits
 from vzkubelet.ports import MachineImage
@@ -29,12 +29,8 @@ from vzkubelet.ports import MachineImage
 BACK_OFF_S = 10.0
 """The next try is so much later, whatever the refusal: kubelet's sync period, first step of the slot back-off."""
 EVENT_BYTES_MAX = 1024
-CODES = range(1, 13)
-"""Of VZErrorDomain, those of a machine's life."""
-AT_A_TIME = 8
 SECOND, THIRD = "5d0c8a52-0000-4000-8000-000000000002", "7f1d2c3b-0000-4000-8000-000000000003"
 
-RowT = TypeVar("RowT")
 Guest = Callable[[VzNode, str], None]
 
 
@@ -52,25 +48,6 @@ def world(tmp_path: Path, mac: MacHost) -> VzWorld:
 async def node(world: VzWorld) -> AsyncIterator[VzNode]:
     async with open_node(world) as made:
         yield made
-
-
-def fault(operation: str, **said: Any) -> tuple[str, dict[str, Any]]:
-    """For `MacHost.fail`; the double's README has the keys."""
-    return operation, said
-
-
-def many_guests(root: Path, mac: MacHost) -> VzWorld:
-    """Linux guests, of which a Mac runs more than two: rows that need no Mac of their own run beside each other."""
-    return VzWorld(root / "machines", vz_image(root / "image", "linux"), mac)
-
-
-def some_at_a_time(rows: Sequence[RowT]) -> Iterator[Sequence[RowT]]:
-    for first in range(0, len(rows), AT_A_TIME):
-        yield rows[first : first + AT_A_TIME]
-
-
-def uid_of(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 
 # --- A machine that does not start --------------------------------------------------------------------------------
@@ -471,6 +448,7 @@ import asyncio, sys
 from pathlib import Path
 from tests.support.apple_double import MacHost
 from tests.support.vz_node import open_node
+from tests.support.vz_rows import CODES, fault, many_guests, some_at_a_time, uid_of
 from tests.support.vz_world import VzWorld, vz_image
 from vzkubelet.machines.vz.plan import Waits
 
@@ -543,76 +521,3 @@ async def test_a_helper_that_dies_while_there_is_no_daemon_is_told_by_the_next(t
         assert "crashed or was killed" in ended.message
         assert "DiagnosticReports" in ended.message
         assert node.warnings() == [Told("Warning", "Failed", f"Error: {ended.message}")]
-
-
-# --- The end of a pod ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ending:
-    """A pod is deleted: it is gone within its grace and a little, its last status tells how, nothing warns, and nothing
-    is left, whatever the framework says."""
-
-    name: str
-    faults: tuple[tuple[str, dict[str, Any]], ...]
-    exit_code: int
-    command: tuple[str, ...] = ()
-
-
-ENDINGS = [
-    # Each code at both operations of an end: the guest is not asked, and does not stop; its helper ends it.
-    *(Ending(f"end-{code}", (fault("request-stop", code=code), fault("stop", code=code)), 137) for code in CODES),
-    Ending("request-refused", (fault("request-stop", code=4),), 137),
-    Ending("request-ignored", (fault("request-stop", never=True),), 137),
-    Ending("stop-never", (fault("request-stop", never=True), fault("stop", never=True)), 137),
-    Ending("stop-late", (fault("request-stop", never=True), fault("stop", delay_s=0.2)), 137),
-    Ending("asked", (), 0),
-    Ending("process", (fault("stop", code=4),), 143, ("sleep", "infinity")),
-    Ending("process-never", (fault("stop", never=True),), 143, ("sleep", "infinity")),
-    *(
-        Ending(
-            f"{event}-{when}-stop",
-            (fault("request-stop", never=True), fault("stop", event=event, event_when=when, event_text="It fell.")),
-            137,
-        )
-        for event in ("guest-stopped", "stopped-with-error")
-        for when in ("before", "after")
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is known of a pod that is gone."""
-
-    phase: str
-    exit_code: int
-    message: str
-    deleted: bool
-
-
-async def outcome(node: VzNode, row: Ending) -> Outcome:
-    uid = uid_of(row.name)
-    node.bind(*row.command, uid=uid)
-    await node.running(uid=uid)
-    for operation, said in row.faults:
-        node.mac.fail(operation, mac=node.world.machine_state(uid).mac, **said)
-    await node.deleted(grace_s=1, uid=uid)
-    told = node.api.last[uid]
-    assert told.container_statuses is not None
-    ended = told.container_statuses[0].state.terminated
-    assert ended is not None
-    return Outcome(told.phase, ended.exit_code, ended.message, uid in node.api.deleted)
-
-
-async def test_pods_that_are_deleted(tmp_path: Path, mac: MacHost) -> None:
-    async with open_node(many_guests(tmp_path, mac), waits=Waits(stop_s=QUICK.stop_s)) as node:
-        outcomes: dict[str, Outcome] = {}
-        for rows in some_at_a_time(ENDINGS):
-            found = await asyncio.gather(*(outcome(node, row) for row in rows))
-            outcomes |= {row.name: one for row, one in zip(rows, found, strict=True)}
-        assert outcomes == {
-            row.name: Outcome("Failed" if row.exit_code else "Succeeded", row.exit_code, "", True) for row in ENDINGS
-        }
-        assert node.warnings() == []
-        assert node.leftovers() == []
