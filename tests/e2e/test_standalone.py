@@ -108,6 +108,7 @@ def test_pod_of_a_killed_run_is_listed_and_removed(machine: Machine, tmp_path: P
     assert machine.run("exec", "steady", "--", "true").returncode == 0
     removed = machine.run("rm", "steady")
     assert (removed.returncode, removed.stdout) == (0, 'pod "steady" deleted\n')
+    assert "Pull" not in removed.stderr, "what is to be removed was started first"
     assert machine.leftovers() == []
 
 

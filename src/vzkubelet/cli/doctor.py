@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vzkubelet import config
+from vzkubelet import config, errors
 from vzkubelet.cli import flags
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ def _self_check(given: Mapping[str, str], guest: str | None, online: bool, as_js
 
     app = config.read(given, purpose=config.Purpose.STANDALONE).vz.helper_app
     interpreter = Interpreter.find(app, config.helper_environment())
-    report = self_check.run(Path(guest) if guest else None, interpreter, is_online=online)
+    try:
+        report = self_check.run(Path(guest) if guest else None, interpreter, is_online=online)
+    except errors.Unsupported as exc:
+        raise errors.Unsupported("the self-check is for a Mac: it asks Apple's Virtualization.framework") from exc
     click.echo(report.json if as_json else report.text)
     return 0 if report.passed else PROBLEM_EXIT_CODE
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from vzkubelet import aio, errors, files, ports
+from vzkubelet.aio import SystemClock
 from vzkubelet.config import Config
 from vzkubelet.daemon.parts import Parts, StateRoot
 from vzkubelet.model import pod as api
@@ -132,7 +133,7 @@ async def _run_to_end(parts: Parts, supervisor: Supervisor, pod: api.Pod, write:
             await asyncio.wait({printing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         rejection = worker.known.rejection
         code = _exit_code(worker.known.container(pod.spec.containers[0].name))
-        _delete(supervisor, pod, parts.clock.time())
+        supervisor.seen(_deleted(pod, parts.clock.time()))
         await _until_empty(supervisor, stop, pod.metadata.name)
         if code is None:
             code = _exit_code(worker.known.container(pod.spec.containers[0].name))
@@ -167,14 +168,14 @@ def _exit_code(entry: record.Container) -> int | None:
     return entry.state.exit_code if isinstance(entry.state, record.Terminated) else None
 
 
-def _delete(supervisor: Supervisor, pod: api.Pod, now: float) -> None:
+def _deleted(pod: api.Pod, now: float) -> api.Pod:
     grace_s = pod.spec.termination_grace_period_seconds or 0
     metadata = msgspec.structs.replace(
         pod.metadata,
         deletion_timestamp=timestamp.from_epoch(now + grace_s),
         deletion_grace_period_seconds=grace_s,
     )
-    supervisor.seen(msgspec.structs.replace(pod, metadata=metadata))
+    return msgspec.structs.replace(pod, metadata=metadata)
 
 
 async def _until_terminal(current: Callable[[], str]) -> None:
@@ -273,8 +274,11 @@ async def remove(config: Config, name: str) -> None:
     while True:
         try:
             with found.root.held():
-                async with _opened(config, found.root, manifest) as (parts, supervisor):
-                    _delete(supervisor, found.pod, parts.clock.time())
+                # Before its worker looks at it: it would start what it finds missing.
+                doomed = _deleted(found.pod, SystemClock().time())
+                PodDirectory(found.root.pods / doomed.metadata.uid).save_pod(doomed)
+                async with _opened(config, found.root, manifest) as (_, supervisor):
+                    supervisor.seen(doomed)
                     await supervisor.wait_empty()
                 files.remove_tree(found.root.path)
                 return
