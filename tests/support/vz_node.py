@@ -164,6 +164,8 @@ class VzNode:
         environment["PYTHONPATH"] = os.pathsep.join([*map(str, path), environment["PYTHONPATH"]])
         self._setup = replace(world.setup, environment=environment, waits=waits or Waits())
         self._image_files = _stamps(world.image.disk.parent)
+        self._zombies = _zombies()
+        """Of earlier tests of this process."""
 
     # --- Daemons ------------------------------------------------------------------------------------------------------
 
@@ -305,6 +307,7 @@ class VzNode:
             *self.world.leftovers(),
             *self.world.host_leftovers(),
             *(f"process {line}" for line in _processes_on(self.mac)),
+            *(f"dead process {pid} that nobody asked about" for pid in sorted(_zombies() - self._zombies)),
             *(f"identity {path.name}" for path in locks if _is_locked(path)),
             *(f"running {path.name}" for path in self.mac.running() if _is_locked(path)),
         ]
@@ -378,14 +381,17 @@ def _is_locked(path: Path) -> bool:
 
 
 def _processes_on(mac: MacHost) -> list[str]:
-    """Processes of this Mac other than the test's own, dead ones that nobody asked about included."""
+    """Processes of this Mac other than the test's own."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get("VZ_DOUBLE_HOST") == str(mac.directory):
                 found.append(f"{process.pid} {' '.join(process.cmdline()[-3:])}")
-    zombies = [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE]
-    return found + [f"zombie {child.pid}" for child in zombies]
+    return found
+
+
+def _zombies() -> set[int]:
+    return {child.pid for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE}
 
 
 def _other_tasks() -> set[str]:

@@ -136,6 +136,8 @@ class Connections:
                         link.limit = link.sessions  # this server allows fewer at once
                 elif not session.opened:
                     continue  # the connection was lost before this call
+                elif terminal is None:
+                    refusals += 1  # the script waits for its first line, which was never sent: nothing has run
                 else:
                     refusals = MAX_REFUSALS
                 if refusals >= MAX_REFUSALS:
