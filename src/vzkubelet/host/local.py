@@ -52,7 +52,7 @@ class LocalProbe:
             machine=platform.machine().lower(),
             uid=os.getuid(),
             user=_user_name(),
-            home=_home(),
+            home=Path.home(),
             python=platform.python_version(),
             search_path=self._environment.get("PATH", ""),
             over_ssh="SSH_CONNECTION" in self._environment,
@@ -198,13 +198,6 @@ def _connection(url: urllib.parse.SplitResult) -> http.client.HTTPConnection:
 
 def _reason(exc: Exception) -> str:
     return clip(getattr(exc, "strerror", None) or str(exc) or type(exc).__name__).lower()
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:  # neither HOME nor an entry for this user: what lies there cannot be found
-        return Path("/nonexistent")
 
 
 def _user_name() -> str:
