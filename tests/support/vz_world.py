@@ -1,7 +1,9 @@
 """A host with the vz driver over the double of Apple's frameworks, whose guests boot in an instant."""
 
+import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.support.apple_double import MacHost, hardware_model_data, machine_identifier_data
@@ -93,3 +95,14 @@ class VzWorld(MachineWorld):
         slots = Slots(self.host_directory)
         held = [f"{slots.held(kind)} slots for {kind}" for kind in GuestKind if slots.held(kind)]
         return [*held, *self.mac.pending_faults(), *map(str, self.mac.aborts())]
+
+
+@contextlib.asynccontextmanager
+async def ending(world: VzWorld) -> AsyncIterator[VzWorld]:
+    """The world for a block, with nothing left at its end."""
+    try:
+        yield world
+    finally:
+        await world.end()
+    assert world.leftovers() == []
+    assert world.host_leftovers() == []

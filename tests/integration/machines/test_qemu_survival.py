@@ -6,7 +6,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.machine_worlds import BOOT_TIMEOUT_S, QemuWorld, machine_image
+from tests.support.other_daemon import OtherDaemon, started_and_died
 from vzkubelet.config.settings import GuestNetwork
 from vzkubelet.machines.directory import MachineRoot, reachable_socket_path
 from vzkubelet.machines.process import owned
@@ -58,32 +58,12 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path, guest_directory:
     assert made.network_leftovers() == []
 
 
-class Daemon:
-    """Another process that uses the driver."""
-
-    def __init__(self, world: QemuWorld, course: str) -> None:
-        arguments = [str(world.root), str(world.image.disk.parent), world.network.value, course]
-        self.process = subprocess.Popen([sys.executable, "-c", DAEMON, *arguments], stdout=subprocess.PIPE, text=True)
-
-    async def says(self, word: str) -> None:
-        assert self.process.stdout is not None
-        line = await asyncio.to_thread(self.process.stdout.readline)
-        assert line.strip() == word
-
-    def die(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+def daemon_of(world: QemuWorld, course: str) -> OtherDaemon:
+    return OtherDaemon(DAEMON, str(world.root), str(world.image.disk.parent), world.network.value, course)
 
 
 async def started_by_a_dead_daemon(world: QemuWorld) -> None:
-    daemon = Daemon(world, "start")
-    try:
-        await daemon.says("ready")
-        await daemon.says("started")
-    finally:
-        daemon.die()
+    await started_and_died(daemon_of(world, "start"))
 
 
 async def test_a_guest_of_a_killed_daemon_goes_on_and_its_end_is_seen(world: QemuWorld) -> None:
@@ -138,7 +118,7 @@ async def test_a_crash_that_no_daemon_saw_is_a_fault(world: QemuWorld) -> None:
 async def test_a_daemon_killed_at_any_moment_leaves_nothing_half_made(world: QemuWorld) -> None:
     moments = random.Random(20261121)
     for _ in range(8):
-        daemon = Daemon(world, "loop")
+        daemon = daemon_of(world, "loop")
         try:
             await daemon.says("ready")
             await asyncio.sleep(moments.uniform(0.0, 0.25))

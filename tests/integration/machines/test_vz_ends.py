@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.apple_double import MacHost
-from tests.support.vz_world import VzWorld, vz_image
+from tests.support.vz_world import VzWorld, ending, vz_image
 from vzkubelet import aio
 from vzkubelet.machines.directory import MachineDirectory
 from vzkubelet.machines.process import Launch, exit_of, launch, owned, terminate
@@ -24,7 +24,7 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from tests.support.apple_double import MacHost
-from tests.support.vz_world import VzWorld, vz_image
+from tests.support.vz_world import VzWorld, ending, vz_image
 
 async def main(root, image, mac):
     world = VzWorld(Path(root), vz_image(Path(image)), MacHost(Path(mac), version=[15, 1]))
@@ -39,13 +39,8 @@ asyncio.run(main(*sys.argv[1:]))
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[VzWorld]:
     mac = MacHost(tmp_path / "mac", version=[15, 1])
-    made = VzWorld(tmp_path / "machines", vz_image(tmp_path / "image"), mac)
-    try:
+    async with ending(VzWorld(tmp_path / "machines", vz_image(tmp_path / "image"), mac)) as made:
         yield made
-    finally:
-        await made.end()
-    assert made.leftovers() == []
-    assert made.host_leftovers() == []
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.apple_double import MacHost, hardware_model_data
-from tests.support.vz_world import VzWorld, vz_image
+from tests.support.vz_world import VzWorld, ending, vz_image
 from vzkubelet import errors
 from vzkubelet.machines.vz.slots import GuestKind, Slots
 from vzkubelet.ports import MachineDriver, MachinePhase, Share
@@ -26,13 +26,8 @@ def mac(tmp_path: Path) -> MacHost:
 
 @pytest_asyncio.fixture
 async def world(tmp_path: Path, mac: MacHost) -> AsyncIterator[VzWorld]:
-    made = VzWorld(tmp_path / "machines", vz_image(tmp_path / "image"), mac)
-    try:
+    async with ending(VzWorld(tmp_path / "machines", vz_image(tmp_path / "image"), mac)) as made:
         yield made
-    finally:
-        await made.end()
-    assert made.leftovers() == []
-    assert made.host_leftovers() == []
 
 
 async def refused(world: VzWorld, driver: MachineDriver) -> errors.Error:

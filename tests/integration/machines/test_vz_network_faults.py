@@ -8,7 +8,7 @@ import psutil
 import pytest_asyncio
 
 from tests.support.apple_double import MacHost
-from tests.support.vz_world import VzWorld, vz_image
+from tests.support.vz_world import VzWorld, ending, vz_image
 from vzkubelet import aio
 
 UID = "0b2f6f0e-9d5c-4f38-8c57-6f1f4c1a7e21"
@@ -18,13 +18,8 @@ WAIT_S = 30.0
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[VzWorld]:
     mac = MacHost(tmp_path / "mac", version=[15, 1])
-    made = VzWorld(tmp_path / "machines", vz_image(tmp_path / "image"), mac)
-    try:
+    async with ending(VzWorld(tmp_path / "machines", vz_image(tmp_path / "image"), mac)) as made:
         yield made
-    finally:
-        await made.end()
-    assert made.leftovers() == []
-    assert made.host_leftovers() == []
 
 
 async def test_a_network_that_breaks_for_a_moment_is_told_and_that_it_is_back(world: VzWorld) -> None:

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 import pytest_asyncio
 
 from tests.support.apple_double import MacHost
-from tests.support.vz_world import VzWorld, vz_image
+from tests.support.other_daemon import OtherDaemon, started_and_died
+from tests.support.vz_world import VzWorld, ending, vz_image
 from vzkubelet import aio
 from vzkubelet.errors import Conflict, Exhausted, MachineFault
 from vzkubelet.machines.directory import MachineDirectory, MachineRoot
@@ -58,49 +58,18 @@ def mac(tmp_path: Path) -> MacHost:
     return MacHost(tmp_path / "mac", version=[15, 1])
 
 
-@contextlib.asynccontextmanager
-async def ending(world: VzWorld) -> AsyncIterator[VzWorld]:
-    try:
-        yield world
-    finally:
-        await world.end()
-    assert world.leftovers() == []
-    assert world.host_leftovers() == []
-
-
 @pytest_asyncio.fixture
 async def world(tmp_path: Path, mac: MacHost) -> AsyncIterator[VzWorld]:
     async with ending(VzWorld(tmp_path / "machines", vz_image(tmp_path / "image"), mac)) as made:
         yield made
 
 
-class Daemon:
-    """Another process that uses the driver."""
-
-    def __init__(self, world: VzWorld, course: str) -> None:
-        arguments = [str(world.root), str(world.image.disk.parent), str(world.mac.directory), course]
-        command = [sys.executable, "-c", DAEMON, *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    async def says(self, word: str) -> None:
-        assert self.process.stdout is not None
-        line = await asyncio.to_thread(self.process.stdout.readline)
-        assert line.strip() == word
-
-    def die(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+def daemon_of(world: VzWorld, course: str) -> OtherDaemon:
+    return OtherDaemon(DAEMON, str(world.root), str(world.image.disk.parent), str(world.mac.directory), course)
 
 
 async def started_by_a_dead_daemon(world: VzWorld) -> None:
-    daemon = Daemon(world, "start")
-    try:
-        await daemon.says("ready")
-        await daemon.says("started")
-    finally:
-        daemon.die()
+    await started_and_died(daemon_of(world, "start"))
 
 
 async def started(world: VzWorld, uid: str = UID) -> MachineDriver:
@@ -154,7 +123,7 @@ async def test_a_power_off_that_no_daemon_saw_is_no_fault(world: VzWorld) -> Non
 async def test_a_daemon_killed_at_any_moment_leaves_nothing_half_made(world: VzWorld) -> None:
     moments = random.Random(20261121)
     for _ in range(6):
-        daemon = Daemon(world, "loop")
+        daemon = daemon_of(world, "loop")
         try:
             await daemon.says("ready")
             await asyncio.sleep(moments.uniform(0.0, 1.5))
