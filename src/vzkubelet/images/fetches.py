@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from vzkubelet.aio import cancel, run_blocking, spawn, uninterrupted
 from vzkubelet.errors import Exhausted, Forbidden, Unauthenticated
-from vzkubelet.images.formats.artifact import PULL_REASON, Layer
-from vzkubelet.images.receiver import receive
+from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.receiver import Layer, receive
 from vzkubelet.images.records import ContentRecord
 from vzkubelet.images.registry import Repository
 from vzkubelet.images.store import Staging, Store, store_fault

@@ -15,8 +15,9 @@ from vzkubelet.aio import run_blocking, traced, uninterrupted
 from vzkubelet.errors import Error, Forbidden, InvalidInput, NotFound, Unauthenticated, clip
 from vzkubelet.images import formats
 from vzkubelet.images.fetches import Fetches, faults_named
-from vzkubelet.images.formats import Artifact, Layer
+from vzkubelet.images.formats import Artifact
 from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.receiver import Layer
 from vzkubelet.images.records import ImageRecord, ReferenceRecord
 from vzkubelet.images.registry import Document, Repository
 from vzkubelet.images.store import Store
@@ -162,7 +163,7 @@ class Library:
     ) -> ImageRecord:
         manifest = formats.read_manifest(document.content, repository.name)
         artifact = formats.read(manifest, repository.name)
-        config = await repository.document(artifact.config)
+        config = await repository.document(artifact.config) if artifact.config else b""
         image_config = await repository.document(artifact.image_config) if artifact.image_config else None
         machine = formats.read_machine(manifest, artifact, config, image_config, repository.name)
         record = ImageRecord.of(document.digest, artifact, machine)
@@ -185,9 +186,8 @@ class Library:
             return lambda done_bytes: report(position, done_bytes)
 
         progress(PullProgress(0, total_bytes))
-        layer: Layer
-        for position, layer in enumerate(artifact.layers):
-            await self._fetches.ensure(layer, repository, listener(position))
+        for position, content in enumerate(artifact.contents):
+            await self._fetches.ensure(Layer.of(content), repository, listener(position))
 
     @asynccontextmanager
     async def _not_swept(self) -> AsyncIterator[None]:

@@ -11,19 +11,40 @@ import hashlib
 import os
 import queue
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from vzkubelet import files
 from vzkubelet.aio import BlockingPool, spawn, uninterrupted
 from vzkubelet.errors import Integrity
-from vzkubelet.images.formats.artifact import PULL_REASON, Encoding, Layer
+from vzkubelet.images.formats.artifact import PULL_REASON, Content, Encoding, Streams, invalid_image
 from vzkubelet.images.gzip_stream import DamagedGzip, Inflater
 from vzkubelet.images.sparse import BLOCK_BYTES, write_block
+from vzkubelet.model.oci import Descriptor
 
 _BATCH_BYTES = 1024 * 1024
 _BATCHES = 8
 _BLOCKS = 16
 """Queue lengths, measured: more does not help, less lets one stage wait for the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One blob in the registry and the raw content it becomes."""
+
+    blob: Descriptor
+    encoding: Encoding
+    raw_digest: str
+    raw_size_bytes: int
+
+    @classmethod
+    def of(cls, content: Content) -> "Layer":
+        match content.layout:
+            case Streams((stream,)) if stream.raw_digest is not None and stream.raw_size_bytes is not None:
+                (blob,) = stream.blobs
+                return cls(blob, stream.encoding, stream.raw_digest, stream.raw_size_bytes)
+            case _:
+                raise invalid_image(f"content {content.key} is not one blob")
 
 
 async def receive(

@@ -10,15 +10,32 @@ import msgspec
 
 from vzkubelet.errors import clip
 from vzkubelet.images.formats import agoda
-from vzkubelet.images.formats.artifact import Artifact, Encoding, Format, Layer, Machine, invalid_image
+from vzkubelet.images.formats.artifact import (
+    Artifact,
+    Chunked,
+    Content,
+    Display,
+    Encoding,
+    Format,
+    Layout,
+    Machine,
+    Stream,
+    Streams,
+    invalid_image,
+)
 from vzkubelet.model import oci
 from vzkubelet.model.oci import Descriptor, Index, Manifest, Platform
 
 __all__ = [
     "Artifact",
+    "Chunked",
+    "Content",
+    "Display",
     "Encoding",
-    "Layer",
+    "Layout",
     "Machine",
+    "Stream",
+    "Streams",
     "choose",
     "fits",
     "invalid_image",

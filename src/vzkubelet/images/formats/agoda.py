@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from vzkubelet.errors import clip
-from vzkubelet.images.formats.artifact import Artifact, Encoding, Layer, Machine, invalid_image
+from vzkubelet.images.formats.artifact import Artifact, Content, Encoding, Machine, invalid_image, single
 from vzkubelet.model import oci
 from vzkubelet.model.oci import Descriptor, ImageConfig, Manifest, Platform
 from vzkubelet.ports import ImageDefaults
@@ -69,8 +69,8 @@ def read(manifest: Manifest, name: str) -> Artifact:
             raise invalid_image(f"{name}: the {what} layer ({media_type}) is missing")
     return Artifact(
         platform=manifest.config.platform or Platform(),
-        disk=_layer(found[DISK], name),
-        aux=_layer(found[AUX], name),
+        disk=_content(found[DISK], name),
+        aux=_content(found[AUX], name),
         config=_document(found[CONFIG], name),
         image_config=image_config,
     )
@@ -91,17 +91,17 @@ def _document(descriptor: Descriptor, name: str) -> Descriptor:
     return descriptor
 
 
-def _layer(descriptor: Descriptor, name: str) -> Layer:
+def _content(descriptor: Descriptor, name: str) -> Content:
     """Compressed exactly when both annotations are there; otherwise the blob is the file."""
     annotations = descriptor.annotations or {}
     size, digest = annotations.get(UNCOMPRESSED_SIZE), annotations.get(UNCOMPRESSED_DIGEST)
     if size is None or digest is None:
-        return Layer(descriptor, Encoding.IDENTITY, descriptor.digest, descriptor.size)
+        return single(descriptor, Encoding.IDENTITY, descriptor.size, descriptor.digest)
     if not _DIGITS.fullmatch(size) or int(size) > _RAW_LIMIT_BYTES:
         raise invalid_image(f'{name}: layer {descriptor.title}: "{clip(size)}" is not a size in bytes')
     if not oci.is_sha256(digest):
         raise invalid_image(f'{name}: layer {descriptor.title}: "{clip(digest)}" is not a sha256 digest')
-    return Layer(descriptor, Encoding.GZIP, digest, int(size))
+    return single(descriptor, Encoding.GZIP, int(size), digest)
 
 
 def read_machine(artifact: Artifact, config: bytes, image_config: bytes | None, name: str) -> Machine:

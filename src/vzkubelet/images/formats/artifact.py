@@ -1,10 +1,12 @@
 """A virtual machine image as every format describes it: which blobs become which files, and what the machine needs."""
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from vzkubelet.errors import InvalidInput
+from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.model.oci import Descriptor, Manifest, Platform
 from vzkubelet.ports import ImageDefaults
 
@@ -13,53 +15,148 @@ PULL_REASON = "ErrImagePull"
 
 
 class Encoding(Enum):
+    """How the blobs of a stream are compressed. zstd occurs inside the packs of a chunked content only."""
+
     IDENTITY = "identity"
     GZIP = "gzip"
+    APPLE_LZ4 = "apple-lz4"
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One blob in the registry and the raw content it becomes."""
+class Stream:
+    """Blobs that, joined and decoded, are one run of a raw file."""
 
-    blob: Descriptor
+    blobs: tuple[Descriptor, ...]
     encoding: Encoding
-    raw_digest: str
-    raw_size_bytes: int
+    offset: int
+    """In the raw file."""
+    raw_size_bytes: int | None
+    """None: the format does not say."""
+    raw_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """In order of offset; together the whole file, without gaps."""
+
+    streams: tuple[Stream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunked:
+    """Chunks in packs; where each lies says the index document."""
+
+    index: Descriptor
+    packs: tuple[Descriptor, ...]
+
+
+Layout = Streams | Chunked
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One raw file and how it lies in the registry."""
+
+    raw_size_bytes: int | None
+    raw_digest: str | None
+    """Of the whole file, where the format says it. With `Chunked` only a claim of the writer, not what is verified."""
+    layout: Layout
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Everything that may have to be fetched, in order."""
+        match self.layout:
+            case Streams(streams):
+                return tuple(blob for stream in streams for blob in stream.blobs)
+            case Chunked(index, packs):
+                return (index, *packs)
+
+    @property
+    def blob_bytes(self) -> int:
+        """Bytes in the registry."""
+        return sum(blob.size for blob in self.blobs)
+
+    @property
+    def key(self) -> str:
+        """``sha256:…`` that names the place where the content is staged: equal for what becomes the same file.
+
+        It is the digest that the content is verified by, where that is known before the pull.
+        """
+        match self.layout:
+            case Chunked(index, _):
+                return index.digest
+            case Streams():
+                if self.raw_digest is not None:
+                    return self.raw_digest
+                chunks = self.chunk_list()
+                return chunks.digest() if chunks is not None else _digest_of_blobs(self.blobs)
+
+    def chunk_list(self) -> ChunkList | None:
+        """What streams of one size with a digest each say about the file; None where they do not say it."""
+        if not isinstance(self.layout, Streams) or self.raw_size_bytes is None:
+            return None
+        digests = [stream.raw_digest for stream in self.layout.streams]
+        chunk_bytes = self.layout.streams[0].raw_size_bytes if digests else None
+        if not chunk_bytes or None in digests:
+            return None
+        if any(stream.offset != number * chunk_bytes for number, stream in enumerate(self.layout.streams)):
+            return None
+        joined = b"".join(bytes.fromhex(digest.removeprefix("sha256:")) for digest in digests if digest)
+        return ChunkList(self.raw_size_bytes, chunk_bytes, joined)
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What a manifest says: the large layers, and the small documents that `Machine` is read from."""
+    """What a manifest says: the large contents, and the small documents that `Machine` is read from."""
 
     platform: Platform
     """Empty where the manifest does not say; the configuration document then decides."""
-    disk: Layer
-    aux: Layer
-    config: Descriptor
+    disk: Content
+    aux: Content
+    config: Descriptor | None
     image_config: Descriptor | None = None
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def contents(self) -> tuple[Content, ...]:
         """In the order of pulling: the small one first, so that a fault in it is found before the disk is moved."""
         return (self.aux, self.disk)
 
     @property
     def total_bytes(self) -> int:
-        """Compressed bytes of the large layers."""
-        return sum(layer.blob.size for layer in self.layers)
+        """Bytes of both contents in the registry."""
+        return sum(content.blob_bytes for content in self.contents)
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """The screen a machine was made with; `unit` is ``pt``, ``px`` or empty (not said)."""
+
+    width: int
+    height: int
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the small documents of an image say about its machine."""
+    """What the small documents of an image say about its machine. 0 and empty = not said."""
 
     os: str
     architecture: str
     hardware_model: bytes = b""
+    """``VZMacHardwareModel.dataRepresentation``."""
     machine_id: bytes = b""
+    """``VZMacMachineIdentifier.dataRepresentation``, which tart calls the ECID."""
     defaults: ImageDefaults = field(default_factory=ImageDefaults)
     cpu_min: int = 0
     memory_min_bytes: int = 0
+    cpu_count: int = 0
+    """Processors of the machine the image was made from; a pod's requests decide, this is for tools."""
+    memory_bytes: int = 0
+    mac_address: str = ""
+    display: Display | None = None
+    display_refit: bool | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    """Further labels of the image, sorted."""
 
 
 class Format(Protocol):
@@ -74,6 +171,17 @@ class Format(Protocol):
     def read_machine(self, artifact: Artifact, config: bytes, image_config: bytes | None, name: str) -> Machine: ...
 
 
+def single(blob: Descriptor, encoding: Encoding, raw_size_bytes: int, raw_digest: str) -> Content:
+    """A content that is one blob."""
+    stream = Stream((blob,), encoding, 0, raw_size_bytes, raw_digest)
+    return Content(raw_size_bytes, raw_digest, Streams((stream,)))
+
+
 def invalid_image(message: str) -> InvalidInput:
     """An image that can never work, whoever pulls it."""
     return InvalidInput(message, reason=PULL_REASON)
+
+
+def _digest_of_blobs(blobs: tuple[Descriptor, ...]) -> str:
+    listing = "".join(blob.digest + "\n" for blob in blobs)
+    return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
