@@ -17,10 +17,12 @@ from vzkubelet.config.options import table as _table
 from vzkubelet.config.resolve import Purpose, Resolution, resolve
 from vzkubelet.config.settings import (
     Config,
+    CredentialVerification,
     Display,
     DriverChoice,
     GuestNetwork,
     GuestSettings,
+    ImageSettings,
     KubeSettings,
     LogFormat,
     LogLevel,
@@ -45,11 +47,13 @@ from vzkubelet.errors import InvalidInput
 __all__ = [
     "NO_HOME",
     "Config",
+    "CredentialVerification",
     "Display",
     "DriverChoice",
     "GuestNetwork",
     "GuestSettings",
     "Host",
+    "ImageSettings",
     "KubeSettings",
     "LogFormat",
     "LogLevel",

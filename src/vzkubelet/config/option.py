@@ -25,6 +25,8 @@ class Option:
     default: str | None = None
     """Text that is parsed like any other; None = the setting is None when not given."""
     env: str = ""
+    alias: str = ""
+    """Another name in the configuration file: that of the kubelet's own configuration."""
     flag: bool = True
     metavar: str = "TEXT"
     required: bool = False

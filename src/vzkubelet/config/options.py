@@ -7,7 +7,7 @@ flag (secrets: a command line can be read by every user of the host). The config
 
 from collections.abc import Mapping
 
-from vzkubelet.config import guest_options, values, vz_options
+from vzkubelet.config import guest_options, image_options, values, vz_options
 from vzkubelet.config.option import Host as Host
 from vzkubelet.config.option import Option as Option
 from vzkubelet.config.settings import DriverChoice, GuestNetwork, LogFormat
@@ -29,6 +29,7 @@ def table(host: Host, env: Mapping[str, str]) -> tuple[Option, ...]:
         *_machines(path, host, env),
         *vz_options.table(path, host),
         *guest_options.table(path),
+        *image_options.table(path),
         *_sidecars(),
         *_telemetry(),
     )

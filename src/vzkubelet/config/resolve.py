@@ -7,11 +7,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from vzkubelet.config import image_options
 from vzkubelet.config.options import Host, Option, table
 from vzkubelet.config.settings import (
     Config,
     DriverChoice,
     GuestSettings,
+    ImageSettings,
     KubeSettings,
     LogSettings,
     MachineSettings,
@@ -72,13 +74,14 @@ def resolve(
         *_unknown(flags, [option.name for option in options if option.flag], "--{}"),
         *_unknown(
             file or {},
-            [option.name for option in options],
+            [name for option in options for name in (option.name, option.alias) if name],
             "configuration file: {}",
             {option.env: option.name for option in options if option.env},
         ),
     ]
     parsed: dict[str, Any] = {}
     missing: list[Option] = []
+    refused: set[str] = set()
     for option in options:
         try:
             given = _given(option, flags, env, file or {})
@@ -88,9 +91,11 @@ def resolve(
         except InvalidInput as exc:
             mistakes.append(str(exc))
             parsed[option.name] = _default(option)
+            refused.add(option.name)
             continue
         if given is None and option.required:
             missing.append(option)
+    mistakes += image_options.contradictions({name: value for name, value in parsed.items() if name not in refused})
     mistakes += _missing(missing, parsed, purpose)
     files = _files(options, parsed, purpose)
     understood = _assemble(options, parsed)
@@ -125,9 +130,12 @@ def _given(
         return _Given(flags[option.name], f"--{option.name}")
     if option.env and env.get(option.env):
         return _Given(env[option.env], option.env)
-    if file.get(option.name) is not None:
-        source = f"configuration file: {option.name}"
-        return _Given(_file_text(file[option.name], source), source)
+    named = [name for name in (option.name, option.alias) if name and file.get(name) is not None]
+    if len(named) > 1:
+        raise InvalidInput(f"configuration file: {named[0]} and {named[1]} are the same setting: give one of them")
+    if named:
+        source = f"configuration file: {named[0]}"
+        return _Given(_file_text(file[named[0]], source), source)
     if option.default is not None:
         return _Given(option.default, f"--{option.name} (default)", is_default=True)
     return None
@@ -171,7 +179,7 @@ def _unknown(
         if name not in known:
             spelled = name.lower().replace("_", "-")
             near = [variable] if (variable := (variables or {}).get(name)) else []
-            near = near or difflib.get_close_matches(spelled, known, n=1)
+            near = near or difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(spelled, known, n=1)
             hint = f", did you mean {near[0]}?" if near else ""
             mistakes.append(f"{source.format(name)}: no such setting{hint}")
     return mistakes
@@ -217,6 +225,7 @@ def _assemble(options: tuple[Option, ...], parsed: Mapping[str, Any]) -> Config:
         machines=MachineSettings(**groups["machines"]),
         vz=VzSettings(**groups["vz"]),
         guests=GuestSettings(**groups["guests"]),
+        images=ImageSettings(**groups["images"]),
         sidecars=SidecarSettings(**groups["sidecars"]),
         logs=LogSettings(**groups["logs"]),
         traces=TraceSettings(**groups["traces"]),

@@ -64,6 +64,17 @@ class VzMachineId(StrEnum):
     FAIL_IF_RUNNING = "fail-if-running"
 
 
+class CredentialVerification(StrEnum):
+    """Which present images a pod may use only with credentials for them (KEP-2535)."""
+
+    NEVER = "NeverVerify"
+    NEVER_PRELOADED = "NeverVerifyPreloadedImages"
+    """All but those that something else than pods brought here."""
+    NEVER_ALLOWLISTED = "NeverVerifyAllowlistedImages"
+    """All but those of the list."""
+    ALWAYS = "AlwaysVerify"
+
+
 class LogLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"
@@ -214,6 +225,36 @@ class GuestSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageSettings:
+    """Images of virtual machines. Defaults are the kubelet's where it has the setting."""
+
+    pull_rate_bytes_per_s: int
+    """Of all pulls together; 0 = unlimited."""
+    pull_concurrency: int
+    max_parallel_pulls: int
+    """For pods. The kubelet has no limit by default; a VM image takes a whole disk and network, so 2 are enough."""
+    prepull: tuple[str, ...]
+    """References in full."""
+    prepull_interval_s: float
+    prepull_rate_bytes_per_s: int
+    """0 = within `pull_rate_bytes_per_s`."""
+    gc_high_percent: int
+    gc_low_percent: int
+    gc_min_age_s: float
+    gc_max_age_s: float
+    """0 = age alone removes nothing."""
+    scrub_interval_s: float
+    """0 = never."""
+    status_max: int
+    """Images in the node's status; -1 = all."""
+    credential_provider_config: Path | None
+    """File or directory; None = no plugins."""
+    credential_provider_bin_dir: Path | None
+    credential_verification: CredentialVerification
+    credential_allowlist: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SidecarSettings:
     docker_host: str
     """Address of the Docker engine: ``unix://``, ``tcp://``, ``http://`` or ``https://``."""
@@ -248,6 +289,7 @@ class Config:
     machines: MachineSettings
     vz: VzSettings
     guests: GuestSettings
+    images: ImageSettings
     sidecars: SidecarSettings
     logs: LogSettings
     traces: TraceSettings
