@@ -7,7 +7,7 @@ Formats: ``.dockerconfigjson`` (also ``~/.docker/config.json``) and the older ``
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -37,6 +37,24 @@ class RegistryCredential:
     identity_token: str = field(default="", repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SecretCoordinates:
+    """Which secret a login comes from; `uid` tells a recreated one apart."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A login and where it comes from (``TrackedAuthConfig`` of the kubelet)."""
+
+    login: RegistryCredential
+    secret: SecretCoordinates | None = None
+    """None = the node's own, which every pod on it may use."""
+
+
 class _Entry(msgspec.Struct, frozen=True):
     username: str = ""
     password: str = ""
@@ -52,45 +70,60 @@ class Keyring:
     """Logins by registry, in the order in which they are tried."""
 
     def __init__(self) -> None:
-        self._logins: dict[str, list[RegistryCredential]] = {}
+        self._candidates: dict[str, list[Candidate]] = {}
 
-    def add_config(self, content: bytes, source: str) -> None:
+    def add_config(self, content: bytes, source: str, secret: SecretCoordinates | None = None) -> None:
         """Add a ``config.json``. `source` names it in messages.
 
         Raises:
             InvalidInput: not such a file; contents are never quoted.
         """
-        self._add(_decode(content, _ConfigFile, source).auths or {}, source)
+        self._add_entries(_decode(content, _ConfigFile, source).auths or {}, source, secret)
 
-    def add_legacy(self, content: bytes, source: str) -> None:
+    def add_legacy(self, content: bytes, source: str, secret: SecretCoordinates | None = None) -> None:
         """Add a ``.dockercfg``; see `add_config`."""
-        self._add(_decode(content, dict[str, _Entry], source), source)
+        self._add_entries(_decode(content, dict[str, _Entry], source), source, secret)
+
+    def add_logins(self, logins: Mapping[str, RegistryCredential]) -> None:
+        """Add logins of the node by location; a location that is no URL is passed over."""
+        for location, login in logins.items():
+            self._add(location, Candidate(login))
 
     def add_secret(self, secret: Secret) -> None:
         """Add a pull secret. One of another type is passed over, as the kubelet does."""
         data = secret.data or {}
-        source = f"secret {secret.metadata.namespace}/{secret.metadata.name}"
+        meta = secret.metadata
+        source, coordinates = f"secret {meta.namespace}/{meta.name}", coordinates_of(secret)
         if secret.type == SECRET_TYPE_JSON and data.get(SECRET_KEY_JSON):
-            self.add_config(data[SECRET_KEY_JSON], source)
+            self.add_config(data[SECRET_KEY_JSON], source, coordinates)
         elif secret.type == SECRET_TYPE_LEGACY and data.get(SECRET_KEY_LEGACY):
-            self.add_legacy(data[SECRET_KEY_LEGACY], source)
+            self.add_legacy(data[SECRET_KEY_LEGACY], source, coordinates)
 
-    def lookup(self, reference: Reference) -> tuple[RegistryCredential, ...]:
+    def candidates(self, reference: Reference) -> tuple[Candidate, ...]:
         """Candidates for an image, most specific first; empty = pull anonymously."""
         image = reference.repository
         found = [
-            login for key in sorted(self._logins, reverse=True) if _matches(key, image) for login in self._logins[key]
+            candidate
+            for key in sorted(self._candidates, reverse=True)
+            if matches(key, image)
+            for candidate in self._candidates[key]
         ]
         if not found and _is_hub(image):
-            found = self._logins.get(_HUB_KEY, [])
+            found = self._candidates.get(_HUB_KEY, [])
         return tuple(found)
 
-    def _add(self, entries: dict[str, _Entry], source: str) -> None:
+    def lookup(self, reference: Reference) -> tuple[RegistryCredential, ...]:
+        """The logins of `candidates`."""
+        return tuple(candidate.login for candidate in self.candidates(reference))
+
+    def _add_entries(self, entries: Mapping[str, _Entry], source: str, secret: SecretCoordinates | None) -> None:
         for location, entry in entries.items():
-            key = _key(location)
-            login = _login(entry, f"{source}: entry {location}")
-            if key:
-                self._logins.setdefault(key, []).append(login)
+            self._add(location, Candidate(_login(entry, f"{source}: entry {location}"), secret))
+
+    def _add(self, location: str, candidate: Candidate) -> None:
+        key = _key(location)
+        if key:
+            self._candidates.setdefault(key, []).append(candidate)
 
 
 def candidates(secrets: Iterable[Secret], reference: Reference) -> tuple[RegistryCredential, ...]:
@@ -103,6 +136,10 @@ def candidates(secrets: Iterable[Secret], reference: Reference) -> tuple[Registr
     for secret in secrets:
         keyring.add_secret(secret)
     return keyring.lookup(reference)
+
+
+def coordinates_of(secret: Secret) -> SecretCoordinates:
+    return SecretCoordinates(secret.metadata.namespace, secret.metadata.name, secret.metadata.uid)
 
 
 def _decode(content: bytes, type_: type[T], source: str) -> T:
@@ -153,8 +190,9 @@ def _key(location: str) -> str:
     return host if path in ("", "/") else host + path
 
 
-def _matches(pattern: str, image: str) -> bool:
-    """Equal ports, as many host labels, each matching its glob, and the path a prefix (kubelet ``URLsMatch``)."""
+def matches(pattern: str, image: str) -> bool:
+    """Whether a location, or a pattern of a credential provider's ``matchImages``, is meant for an image's repository:
+    equal ports, as many host labels, each matching its glob, and the path a prefix (kubelet ``URLsMatch``)."""
     pattern_host, pattern_port, pattern_path = _split(pattern)
     image_host, image_port, image_path = _split(image)
     if pattern_port != image_port or not image_path.startswith(pattern_path):

@@ -6,7 +6,14 @@ import json
 import pytest
 
 from vzkubelet.errors import InvalidInput
-from vzkubelet.model.docker_config import Keyring, RegistryCredential, candidates
+from vzkubelet.model.docker_config import (
+    Candidate,
+    Keyring,
+    RegistryCredential,
+    SecretCoordinates,
+    candidates,
+    matches,
+)
 from vzkubelet.model.meta import ObjectMeta
 from vzkubelet.model.objects import Secret
 from vzkubelet.model.reference import parse
@@ -54,10 +61,66 @@ def users(image: str, *configs: bytes) -> list[str]:
         ("[::1]", "[::1]:5000/app", False),
         ("host:port", "host.io/app", False),
         ("user@registry.io", "registry.io/app", True),
+        # What the kubelet's own tests of its keyring say.
+        ("https://hello.kubernetes.io", "hello.kubernetes.io/foo/bar", True),
+        ("https://*.docker.io", "prefix.docker.io/foo/bar", True),
+        ("https://prefix.*.io", "prefix.docker.io/foo/bar", True),
+        ("https://prefix.docker.*", "prefix.docker.io/foo/bar", True),
+        ("https://prefix.*.io/path", "prefix.docker.io/path/subpath/foo/bar", True),
+        ("https://*.docker.io:8888", "prefix.docker.io:8888/foo/bar", True),
+        ("https://prefix.docker.*:8888", "prefix.docker.io:8888/foo/bar", True),
+        ("https://*.docker.io/v1/", "prefix.docker.io/path/foo", True),
+        ("https://*.docker.io/v2/", "prefix.docker.io/path/foo", True),
+        ("*.docker.io:1111", "prefix.docker.io:1111/path/foo/bar", True),
+        ("https://hello.kubernetes.io", "world.mesos.org/foo/bar", False),
+        ("https://*.docker.com", "prefix.docker.io/foo/bar", False),
+        ("https://suffix.*.io", "prefix.docker.io/foo/bar", False),
+        ("https://prefix.docker.c*", "prefix.docker.io/foo/bar", False),
+        ("https://prefix.*.io/path:1111", "prefix.docker.io/path/subpath", False),
+        ("https://index.docker.io/v1/", "world.mesos.org/foo/bar", False),
+        ("https://index.docker.io/v1/", "google/docker-registry", True),
+        ("https://index.docker.io/v1/", "index.docker.io/google/docker-registry", True),
     ],
 )
 def test_which_login_fits(location: str, image: str, fits: bool) -> None:
     assert users(image, config(location)) == ([location] if fits else [])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "image", "fits"),
+    [
+        ("*.kubernetes.io", "prefix.kubernetes.io", True),
+        ("prefix.*.io", "prefix.kubernetes.io", True),
+        ("prefix.kubernetes.*", "prefix.kubernetes.io", True),
+        ("*-good.kubernetes.io", "prefix-good.kubernetes.io", True),
+        ("*.kubernetes.io/blah", "prefix.kubernetes.io/blah", True),
+        ("prefix.*.io/foo", "prefix.kubernetes.io/foo/bar", True),
+        ("*.kubernetes.io:1111/blah", "prefix.kubernetes.io:1111/blah", True),
+        ("prefix.*.io:1111/foo", "prefix.kubernetes.io:1111/foo/bar", True),
+        ("*.kubernetes.io", "kubernetes.io", False),
+        ("*.*.kubernetes.io", "prefix.kubernetes.io", False),
+        ("*.*.kubernetes.io", "kubernetes.io", False),
+        ("*kubernetes.io", "a.kubernetes.io", False),
+        ("*kubernetes.io", "kubernetes.io", True),
+        ("*.*.*.kubernetes.io", "a.b.c.kubernetes.io", True),
+        ("kubernetes.io", "kubernetes.com", False),
+        ("k*.io", "quay.io", False),
+        ("*.kubernetes.io:1234/blah", "prefix.kubernetes.io:1111/blah", False),
+        ("prefix.*.io/foo", "prefix.kubernetes.io:1111/foo/bar", False),
+    ],
+)
+def test_patterns_as_in_the_kubelets_own_tests(pattern: str, image: str, fits: bool) -> None:
+    assert matches(pattern, image) is fits
+
+
+def test_deeper_paths_before_shallower_ones_as_in_the_kubelets_own_tests() -> None:
+    content = config("bar.example.com/pong", "bar.example.com")
+    both = ["bar.example.com/pong", "bar.example.com"]
+    assert users("bar.example.com/pong", content) == both
+    assert users("bar.example.com/pongz", content) == both
+    assert users("bar.example.com/pong/pang", content) == both
+    assert users("bar.example.com/ping", content) == ["bar.example.com"]
+    assert users("foo.example.com/pong", content) == []
 
 
 def test_most_specific_login_first() -> None:
@@ -103,6 +166,19 @@ def test_both_kinds_of_pull_secret() -> None:
     old = secret("kubernetes.io/dockercfg", ".dockercfg", b'{"r.io/team": {"username": "legacy", "password": "p"}}')
     found = candidates([new, old], parse("r.io/team/app"))
     assert [login.username for login in found] == ["legacy", "r.io"]
+
+
+def test_candidates_know_the_secret_that_they_come_from() -> None:
+    meta = ObjectMeta(namespace="ns", name="pull", uid="u-1")
+    keyring = Keyring()
+    keyring.add_secret(
+        Secret(metadata=meta, type="kubernetes.io/dockerconfigjson", data={".dockerconfigjson": config("r.io")})
+    )
+    keyring.add_logins({"r.io/team": RegistryCredential("node", "p"), "host:port": RegistryCredential("no url")})
+    assert keyring.candidates(parse("r.io/team/app")) == (
+        Candidate(RegistryCredential("node", "p")),
+        Candidate(RegistryCredential("r.io", "p"), SecretCoordinates("ns", "pull", "u-1")),
+    )
 
 
 def test_other_secrets_are_passed_over() -> None:
