@@ -5,7 +5,7 @@ objects to restart the daemon.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,6 +71,8 @@ class MemoryRuntime:
         self.images: dict[str, ports.Image] = {}
         self.registry: dict[str, ports.Image] = {}
         self.logins: list[Sequence[ports.RegistryCredential]] = []
+        self.progress: Callable[[ports.PullProgress], None] | None = None
+        """Who listens to the last pull that was begun."""
         self.pull, self.place, self.launch, self.lookup, self.removal, self.stopping = (Gate() for _ in range(6))
         self._network_faults: dict[tuple[str, str], str] = {}
         self._network_told = asyncio.Event()
@@ -86,8 +88,14 @@ class MemoryRuntime:
     async def find_image(self, reference: str) -> ports.Image | None:
         return self.images.get(reference)
 
-    async def pull_image(self, reference: str, credentials: Sequence[ports.RegistryCredential]) -> ports.Image:
+    async def pull_image(
+        self,
+        reference: str,
+        credentials: Sequence[ports.RegistryCredential],
+        progress: Callable[[ports.PullProgress], None] | None = None,
+    ) -> ports.Image:
         self.logins.append(credentials)
+        self.progress = progress
         await self.pull()
         if reference not in self.registry:
             raise errors.NotFound(f"{reference}: not found", reason="ErrImagePull")

@@ -1,6 +1,6 @@
 """Making a container's image present: imagePullPolicy, pull secrets, and the kubelet's events about both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vzkubelet import errors, ports
 from vzkubelet.model import docker_config, duration, reference
@@ -9,8 +9,12 @@ from vzkubelet.model.identity import PodRef
 from vzkubelet.pods.world import World
 from vzkubelet.ports import EventType
 
+Progress = Callable[[ports.PullProgress], None]
 
-async def ensure(world: World, pod: api.Pod, ref: PodRef, container: api.Container) -> ports.Image:
+
+async def ensure(
+    world: World, pod: api.Pod, ref: PodRef, container: api.Container, progress: Progress | None = None
+) -> ports.Image:
     """The image, pulled where the policy asks for it.
 
     Raises:
@@ -26,18 +30,23 @@ async def ensure(world: World, pod: api.Pod, ref: PodRef, container: api.Contain
         if container.image_pull_policy == "Never":
             text = f'Container image "{container.image}" is not present with pull policy of Never'
             raise errors.NotFound(text, reason="ErrImageNeverPull")
-        return await _pull(world, pod, ref, container, runtime)
+        return await _pull(world, pod, ref, container, runtime, progress)
     except errors.Error as exc:
         raise _as_pull_error(world, ref, container, exc) from exc
 
 
 async def _pull(
-    world: World, pod: api.Pod, ref: PodRef, container: api.Container, runtime: ports.ContainerRuntime
+    world: World,
+    pod: api.Pod,
+    ref: PodRef,
+    container: api.Container,
+    runtime: ports.ContainerRuntime,
+    progress: Progress | None,
 ) -> ports.Image:
     credentials = await _credentials(world, pod, ref, container.image)
     world.recorder.pod_event(ref, EventType.NORMAL, "Pulling", f'Pulling image "{container.image}"', container.name)
     began = world.clock.monotonic()
-    image = await runtime.pull_image(container.image, credentials)
+    image = await runtime.pull_image(container.image, credentials, progress)
     took = duration.format_go(world.clock.monotonic() - began)
     text = (
         f'Successfully pulled image "{container.image}" in {took} ({took} including waiting). '

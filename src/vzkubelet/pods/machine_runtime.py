@@ -5,7 +5,7 @@ container is the machine itself: it runs until the guest powers off and its log 
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -32,8 +32,13 @@ class MachineRuntime:
     async def find_image(self, reference: str) -> ports.MachineImage | None:
         return await self._parts.images.find(reference)
 
-    async def pull_image(self, reference: str, credentials: Sequence[ports.RegistryCredential]) -> ports.MachineImage:
-        image = await self._parts.images.pull(reference, credentials)
+    async def pull_image(
+        self,
+        reference: str,
+        credentials: Sequence[ports.RegistryCredential],
+        progress: Callable[[ports.PullProgress], None] | None = None,
+    ) -> ports.MachineImage:
+        image = await self._parts.images.pull(reference, credentials, progress)
         self._check_image(image)
         return image
 

@@ -8,7 +8,7 @@ from vzkubelet.model import pod as api
 from vzkubelet.pods import image_policy
 from vzkubelet.pods.directory import PodDirectory
 from vzkubelet.pods.world import World
-from vzkubelet.podstate import environment, events, record, resources
+from vzkubelet.podstate import environment, events, pull_progress, record, resources
 from vzkubelet.ports import EventType
 
 START_ERROR_EXIT_CODE = 128
@@ -48,7 +48,9 @@ class ContainerStart:
 
     async def _start(self, container: api.Container, attempt: int) -> ports.ContainerState:
         runtime = self._world.runtime_of(self._pod, container.name)
-        image = await image_policy.ensure(self._world, self._pod, self._known.ref, container)
+        image = await image_policy.ensure(
+            self._world, self._pod, self._known.ref, container, self._pull_listener(container)
+        )
         self._post(events.ImageReady(container.name, image.image_id))
         spec = self._spec(container, attempt, image, ())
         await self._require_objects(container)
@@ -58,6 +60,19 @@ class ContainerStart:
         variables = await self._environment(container, address or self._known.ip)
         self._event(container, "Created", "Container created")
         return await runtime.start(self._spec(container, attempt, image, variables))
+
+    def _pull_listener(self, container: api.Container) -> Callable[[ports.PullProgress], None]:
+        clock = self._world.clock
+        pull = pull_progress.PullProgress(clock.monotonic())
+
+        def heard(progress: ports.PullProgress) -> None:
+            telling = pull.heard(progress.done_bytes, progress.total_bytes, clock.monotonic())
+            if telling is not None:
+                self._post(events.PullProgressed(container.name, telling.message))
+                if telling.event:
+                    self._event(container, "Pulling", telling.message)
+
+        return heard
 
     async def _require_objects(self, container: api.Container) -> None:
         """A missing secret is told before a machine is booted for nothing."""

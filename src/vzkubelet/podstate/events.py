@@ -12,6 +12,7 @@ CONFIG_RETRY_S = 10.0
 """The kubelet retries CreateContainerConfigError and its like at every sync of the pod, which is about 10 s apart."""
 
 _PULL_REASONS = frozenset({"ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"})
+_BEFORE_START = frozenset({"ContainerCreating", "ErrImagePull", "ImagePullBackOff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,14 @@ class AddressLearned:
     """The pod's own address became known."""
 
     ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgressed:
+    """A container's image is on its way; `message` says how far."""
+
+    container: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,7 @@ Event = (
     VolumesPrepared
     | VolumesFailed
     | AddressLearned
+    | PullProgressed
     | ImageReady
     | StartFailed
     | BackedOff
@@ -125,8 +135,10 @@ def apply(pod: record.Pod, event: Event, now: float) -> record.Pod:
             return msgspec.structs.replace(pod, volumes_back_off=entry, volumes_retry_at=now + entry.delay_s)
         case AddressLearned(ip):
             return msgspec.structs.replace(pod, ip=ip)
+        case PullProgressed(name, message):
+            return pod.with_container(_pulling(pod.container(name), message))
         case ImageReady(name, image_id):
-            container = pod.container(name)
+            container = _pulling(pod.container(name), "")
             return pod.with_container(
                 msgspec.structs.replace(container, image_id=image_id, pull_back_off=record.BackOff())
             )
@@ -153,6 +165,14 @@ def apply(pod: record.Pod, event: Event, now: float) -> record.Pod:
             return msgspec.structs.replace(pod, vanished=True)
         case _:
             assert_never(event)
+
+
+def _pulling(container: record.Container, message: str) -> record.Container:
+    """What a container that waits for its image shows; one that waits for something else shows that."""
+    state = container.state
+    if not isinstance(state, record.Waiting) or state.reason not in _BEFORE_START:
+        return container
+    return msgspec.structs.replace(container, state=record.Waiting(message=message))
 
 
 def _start_failed(container: record.Container, reason: str, message: str, now: float) -> record.Container:

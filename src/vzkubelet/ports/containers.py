@@ -1,6 +1,6 @@
 """A container of a pod, whatever it runs on."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Protocol
 from vzkubelet.model.docker_config import RegistryCredential
 from vzkubelet.model.identity import PodRef
 from vzkubelet.model.logs import LogEntry, LogOptions
-from vzkubelet.ports.images import Image
+from vzkubelet.ports.images import Image, PullProgress
 from vzkubelet.ports.streams import ExecRequest, ExitStatus, Streams
 
 _SUCCESS = ExitStatus(0)
@@ -132,7 +132,13 @@ class ContainerRuntime(Protocol):
 
     async def find_image(self, reference: str) -> Image | None: ...
 
-    async def pull_image(self, reference: str, credentials: Sequence[RegistryCredential]) -> Image: ...
+    async def pull_image(
+        self,
+        reference: str,
+        credentials: Sequence[RegistryCredential],
+        progress: Callable[[PullProgress], None] | None = None,
+    ) -> Image:
+        """`progress` is called on the event loop, by runtimes that know how far a pull is."""
 
     async def prepare(self, spec: ContainerSpec) -> str: ...
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from vzkubelet import aio, errors, ports
 from vzkubelet.model.identity import PodRef
@@ -40,8 +40,13 @@ class Sidecars:
     async def find_image(self, reference: str) -> ports.Image | None:
         return await images.find(self._engine, reference)
 
-    async def pull_image(self, reference: str, credentials: Sequence[ports.RegistryCredential]) -> ports.Image:
-        return await images.pull(self._engine, reference, credentials)
+    async def pull_image(
+        self,
+        reference: str,
+        credentials: Sequence[ports.RegistryCredential],
+        progress: Callable[[ports.PullProgress], None] | None = None,
+    ) -> ports.Image:
+        return await images.pull(self._engine, reference, credentials)  # the engine counts by layer: no progress
 
     async def prepare(self, spec: ports.ContainerSpec) -> str:
         async with self._lock(spec.pod):
