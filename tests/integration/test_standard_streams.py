@@ -23,7 +23,7 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def as_nobody(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """As a user that is in no database. All is imported before: the checkout may be root's."""
     code = "import os; os.setgroups([]); os.setgid(12345); os.setuid(12345); from vzkubelet.cli import main; main()"
-    code = f"import vzkubelet.cli.verbs, vzkubelet.cli.image, vzkubelet.cli.ps, vzkubelet.daemon.standalone; {code}"
+    code = f"import vzkubelet.cli.verbs, vzkubelet.cli.image.ls, vzkubelet.cli.ps, vzkubelet.daemon.standalone; {code}"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={"PATH": os.environ["PATH"]},

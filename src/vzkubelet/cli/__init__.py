@@ -16,7 +16,8 @@ OUTPUT_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
-"""128 + SIGINT and 128 + SIGPIPE, as a shell reports them."""
+TERMINATED_EXIT_CODE = 143
+"""128 + SIGINT, SIGPIPE and SIGTERM, as a shell reports them."""
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 """What stdout answers. The same of files of ours does not get here: the rooms translate it and name the file."""
 
@@ -39,6 +40,7 @@ def invoke(argv: Sequence[str]) -> int:
     import click
 
     from vzkubelet import config
+    from vzkubelet.cli.interruption import Terminated
     from vzkubelet.cli.verbs import root
     from vzkubelet.errors import Error
 
@@ -55,6 +57,8 @@ def invoke(argv: Sequence[str]) -> int:
         return _fail(exc.format_message(), USAGE_EXIT_CODE)
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED_EXIT_CODE
+    except Terminated:
+        return TERMINATED_EXIT_CODE
     except BrokenPipeError:
         # The reader has gone (`… | head`). Point stdout elsewhere, or the interpreter reports it again while exiting.
         sys.stdout = None

@@ -27,7 +27,9 @@ VERBS = {
     "exec": Verb("vzkubelet.cli.exec", "exec_", "Run a command in a container.", reaches_guests=True),
     "logs": Verb("vzkubelet.cli.logs", "logs", "Print the log of a container.", reaches_guests=True),
     "rm": Verb("vzkubelet.cli.rm", "rm", "Delete a pod of this machine.", reaches_guests=True),
-    "image": Verb("vzkubelet.cli.image", "image", "Create, push, pull, list and remove virtual machine images."),
+    "image": Verb(
+        "vzkubelet.cli.image", "image", "Pull, push, list, verify, convert, import and export virtual machine images."
+    ),
     "doctor": Verb("vzkubelet.cli.doctor", "doctor", "Say what ails this host, and how to mend it."),
     "sign": Verb("vzkubelet.cli.sign", "sign", "Make and sign the app that holds virtual machines (Mac)."),
     "install": Verb("vzkubelet.cli.install", "install", "Run the agent as a service of this host."),
@@ -50,6 +52,7 @@ EXIT_CODES = {
     9: "It took longer than allowed.",
     130: "Interrupted by Ctrl-C.",
     141: "The reader of the output has gone.",
+    143: "Ended by SIGTERM.",
 }
 
 

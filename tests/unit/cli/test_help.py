@@ -13,7 +13,8 @@ def all_errors(kind: type[errors.Error] = errors.Error) -> set[type[errors.Error
 def test_every_exit_code_is_told_and_none_is_invented(capsys: pytest.CaptureFixture[str]) -> None:
     """Hazard: scripts test for codes that only the source knows."""
     raised = {kind.exit_code for kind in all_errors()}
-    assert set(EXIT_CODES) == raised | {0, cli.USAGE_EXIT_CODE, cli.INTERRUPTED_EXIT_CODE, cli.BROKEN_PIPE_EXIT_CODE}
+    signals = {cli.INTERRUPTED_EXIT_CODE, cli.BROKEN_PIPE_EXIT_CODE, cli.TERMINATED_EXIT_CODE}
+    assert set(EXIT_CODES) == raised | {0, cli.USAGE_EXIT_CODE} | signals
     assert cli.invoke(["--help"]) == 0
     shown = capsys.readouterr().out
     for code, text in EXIT_CODES.items():

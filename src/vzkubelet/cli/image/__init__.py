@@ -1,0 +1,55 @@
+"""``macos-vz-kubelet image``: virtual machine images by hand, in the habits of docker, oras and tart.
+
+One module per verb, imported when it is called.
+"""
+
+import difflib
+import importlib
+
+import click
+
+VERBS = {
+    "pull": "Pull an image into the cache, where pods of this host find it.",
+    "push": "Push a virtual machine's files as an image.",
+    "ls": "List the images of this host.",
+    "rm": "Remove images. Machines made of them live on.",
+    "create": "Install macOS into a new directory, ready to be pushed (Mac).",
+}
+"""Their first help line is kept here so that listing the verbs imports none of them."""
+
+
+class _LazyGroup(click.Group):
+    """Imports a verb when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"vzkubelet.cli.image.{cmd_name}")
+        command = getattr(module, cmd_name if hasattr(module, cmd_name) else f"{cmd_name}_")
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS:
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" There are {', '.join(VERBS)}."
+            raise click.UsageError(f"No such command 'image {args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def image() -> None:
+    """Virtual machine images: pull, push, look at, keep, convert, make.
+
+    REF is a name as docker takes it: registry/repository:tag or registry/repository@sha256:digest. Exit codes are
+    those of `macos-vz-kubelet --help`.
+    """
