@@ -3,10 +3,12 @@
 Sources: RFC 9110 section 11, Distribution's token specification (``docs/spec/auth/token``, ``oauth``).
 """
 
+import asyncio
 import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import aiohttp
 import msgspec
@@ -47,6 +49,16 @@ class _Token:
     expires_at_s: float
 
 
+class Answered(Enum):
+    """What became of a challenge."""
+
+    NOTHING_NEW = auto()
+    ASKED = auto()
+    """There is something new to send, got for this request; when that is refused, all is."""
+    SHARED = auto()
+    """Another request has got it meanwhile."""
+
+
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
     """The challenges of all WWW-Authenticate headers; what is not one is passed over."""
     challenges: list[Challenge] = []
@@ -68,7 +80,8 @@ class Login:
     """The authorization of requests to one repository under one credential.
 
     A request is sent with `header`; when the answer is 401, `answer` tries to do what the challenge asks for, and the
-    request is sent once more. A second 401 is final.
+    request is sent once more. A 401 to what was asked for that very request is final. Requests under way at the same
+    time share one token, and one answer of the token service when it expires: see `Answered`.
     """
 
     def __init__(
@@ -87,6 +100,9 @@ class Login:
         self._clock = clock or SystemClock()
         self._basic = False
         self._token: _Token | None = None
+        self._asking = asyncio.Lock()
+        self._answers = 0
+        self._refusal: Error | None = None
 
     @property
     def header(self) -> str | None:
@@ -97,12 +113,28 @@ class Login:
             return self._token.header
         return None
 
-    async def answer(self, challenges: Iterable[Challenge]) -> bool:
-        """Whether there is now something new to send.
+    async def answer(self, challenges: Iterable[Challenge], refused: str | None) -> Answered:
+        """Get what the challenges ask for. `refused` is the header that brought them.
 
         Raises:
             Unauthenticated, Forbidden: the token service refuses the login. Unavailable: it fails.
         """
+        answers = self._answers
+        async with self._asking:
+            if self._answers != answers and self._refusal is not None:
+                raise self._refusal  # to another request, while this one waited
+            if self.header is not None and self.header != refused:
+                return Answered.SHARED
+            self._refusal = None
+            try:
+                return Answered.ASKED if await self._ask(challenges) else Answered.NOTHING_NEW
+            except Error as exc:
+                self._refusal = exc
+                raise
+            finally:
+                self._answers += 1
+
+    async def _ask(self, challenges: Iterable[Challenge]) -> bool:
         for challenge in challenges:
             if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
                 self._token = await self._fetch_token(challenge)

@@ -1,10 +1,12 @@
 """One repository of a registry: manifests and blobs, in and out (OCI distribution-spec v1.1).
 
-A request is sent at most twice: again only after a 401 whose challenge could be answered. 403, 404 and every other
-failure are reported as they are; whether to come back later is the caller's business.
+A request is sent again only after a 401 whose challenge could be answered. 403, 404 and every other failure are
+reported as they are; whether to come back later is the caller's business (`ranges` does, for blobs).
 """
 
 import hashlib
+import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ from yarl import URL
 
 from vzkubelet.aio import run_blocking
 from vzkubelet.errors import Error, Forbidden, Integrity, InvalidInput, NotFound, Unavailable, clip
-from vzkubelet.images.authorization import Login, parse_challenges
+from vzkubelet.images.authorization import Answered, Login, parse_challenges
 from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.throttling import RETRY_AFTER_DEFAULT_S, retry_after_s
 from vzkubelet.images.transport import UPLOAD_ANSWER_TIMEOUT_S, Transport, read_limited, translated
 from vzkubelet.model import oci
 from vzkubelet.model.oci import Descriptor
@@ -28,6 +31,11 @@ from vzkubelet.ports import RegistryCredential
 _ACCEPT = ", ".join((oci.MANIFEST, oci.INDEX, oci.DOCKER_MANIFEST, oci.DOCKER_MANIFEST_LIST))
 _REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECT_LIMIT = 5
+_SEND_LIMIT = 4
+"""With a challenge answered, and once more when another request's answer was refused as well."""
+_STALE_LOCATION = (400, 401, 403, 404, 410)
+"""What storage behind a registry says to a signed URL that has expired (AWS 400, 403; Azure 403; others the rest)."""
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _ERROR_BODY_LIMIT_BYTES = 64 * 1024
 _UPLOAD_CHUNK_BYTES = 1024 * 1024
 Body = Callable[[], Any]
@@ -41,6 +49,16 @@ class Document:
     media_type: str
     digest: str
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRange:
+    """One answer to a request for a part of a blob."""
+
+    start: int
+    """Where in the blob the body begins: where it was asked for, or 0 from a server that does not know ranges."""
+    chunks: AsyncIterator[bytes]
+    """The body as it comes, unverified; it may go beyond what was asked for, or end before it."""
 
 
 class _ErrorEntry(msgspec.Struct, frozen=True):
@@ -63,6 +81,9 @@ class Repository:
         self._base = transport.base_url(target.domain)
         actions = "pull,push" if push else "pull"
         self._login = Login(transport, credential, scope=f"repository:{target.path}:{actions}", name=str(target))
+        self._locations: dict[str, URL] = {}
+        self.is_rangeless = False
+        """A part of a blob was asked for, and the whole of it was sent."""
 
     @property
     def name(self) -> str:
@@ -119,10 +140,83 @@ class Repository:
         finally:
             response.close()  # not release: the rest of a blob that nobody wants is not to be read
 
+    @asynccontextmanager
+    async def blob_range(self, descriptor: Descriptor, start: int, end: int) -> AsyncIterator[BlobRange]:
+        """One try at the bytes from `start` up to and without `end`; the whole blob is asked for without a range.
+
+        Waits while the host has asked to be left alone. Where a registry redirects a blob to is remembered as long as
+        it answers: the URL expires after minutes, and is then asked for anew without the caller noticing.
+
+        Raises:
+            NotFound, Unauthenticated, Forbidden; Integrity: the registry's blob has another size; Unavailable: worth
+            another try, also while iterating.
+        """
+        ranged = (start, end) != (0, descriptor.size)
+        # Always closed, for not every server that sends Accept-Ranges, or none, takes an open one.
+        headers = {"Range": f"bytes={start}-{end - 1}"} if ranged else {}
+        response = await self._located(descriptor.digest, headers)
+        try:
+            if response.status == 416:
+                response.close()
+                response = await self._located(descriptor.digest, {})
+            begin = await self._begin(response, descriptor, start)
+            self.is_rangeless |= ranged and response.status == 200
+            yield BlobRange(begin, self._chunks(response))
+        except Unavailable:
+            self._locations.pop(descriptor.digest, None)
+            raise
+        finally:
+            response.close()
+
+    async def _begin(self, response: aiohttp.ClientResponse, descriptor: Descriptor, start: int) -> int:
+        """Where the body begins. Raises what `blob_range` does for every answer that has none."""
+        host = response.url.host_port_subcomponent or ""
+        match response.status:
+            case 200:
+                self._check_size(descriptor, response.content_length)
+                return 0
+            case 206:
+                found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+                if found is None or int(found[1]) != start or int(found[2]) < start:
+                    raise Unavailable(f"{self.name}: {host} answers another range than asked for", reason=PULL_REASON)
+                self._check_size(descriptor, None if found[3] == "*" else int(found[3]))
+                return start
+            case 429 | 503:
+                wanted_s = retry_after_s(response.headers.get("Retry-After", ""), time.time())
+                if wanted_s is not None or response.status == 429:
+                    self._transport.holds.hold(host, RETRY_AFTER_DEFAULT_S if wanted_s is None else wanted_s)
+        raise await self._error(response, "it")
+
+    def _check_size(self, descriptor: Descriptor, actual: int | None) -> None:
+        if actual is None or actual == descriptor.size:
+            return
+        is_longer = actual > descriptor.size
+        what = f"is longer than its {descriptor.size} bytes" if is_longer else f"ends after {actual} bytes"
+        raise Integrity(
+            f"{self.name}: blob {descriptor.digest} {what}: damaged in the registry or on the way", reason=PULL_REASON
+        )
+
+    async def _located(self, digest: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Any answer but a redirect, from where the blob was last or else from where the registry says."""
+        known = self._locations.get(digest)
+        if known is not None:
+            response = await self._send("GET", known, headers=headers, held=True)
+            if response.status not in _STALE_LOCATION:
+                return response
+            response.close()
+            if self._locations.get(digest) == known:
+                del self._locations[digest]
+        response = await self._follow(self._url("blobs", digest), headers, held=True)
+        if response.url.origin() != self._base.origin():
+            self._locations[digest] = response.url
+        return response
+
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         async with translated(self.name, response.url):
-            async for chunk in response.content.iter_any():
-                yield chunk
+            # As the transport has read them: joining them would be one more copy of the whole image.
+            async for chunk, _ in response.content.iter_chunks():
+                if chunk:
+                    yield chunk
 
     async def has_blob(self, digest: str) -> bool:
         response = await self._send("HEAD", self._url("blobs", digest))
@@ -171,14 +265,19 @@ class Repository:
         return self._base / "v2" / self._target.path / "/".join(parts)
 
     async def _get(self, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """A response with status 200; redirects followed, the login kept from other hosts."""
+        """A response with status 200."""
+        response = await self._follow(url, headers)
+        if response.status != 200:
+            async with response:
+                raise await self._error(response, "it")
+        return response
+
+    async def _follow(self, url: URL, headers: Mapping[str, str], *, held: bool = False) -> aiohttp.ClientResponse:
+        """Any answer but a redirect; redirects followed, the login kept from other hosts."""
         for _ in range(_REDIRECT_LIMIT + 1):
-            response = await self._send("GET", url, headers=headers)
-            if response.status == 200:
-                return response
+            response = await self._send("GET", url, headers=headers, held=held)
             if response.status not in _REDIRECTS or "Location" not in response.headers:
-                async with response:
-                    raise await self._error(response, "it")
+                return response
             url = response.url.join(URL(response.headers["Location"], encoded=True))
             response.release()
             self._transport.check_scheme(url, self.name)
@@ -191,11 +290,18 @@ class Repository:
         *,
         headers: Mapping[str, str] | None = None,
         body: Body = lambda: None,
+        held: bool = False,
         **options: Any,
     ) -> aiohttp.ClientResponse:
-        """Send, and once more after a challenge that can be answered. A final 401 of the registry is raised."""
+        """Send, and again after a challenge that can be answered. A final 401 of the registry is raised.
+
+        `held` waits first while the host wants no requests.
+        """
         ours = url.origin() == self._base.origin()
-        for is_last in (False, True):
+        got_own = False
+        for attempt in range(1, _SEND_LIMIT + 1):
+            if held:
+                await self._transport.holds.passed(url.host_port_subcomponent or "")
             authorization = self._login.header if ours else None
             sent_headers = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
             response = await self._transport.send(method, url, self.name, headers=sent_headers, data=body(), **options)
@@ -204,8 +310,12 @@ class Repository:
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
             detail = await self._detail(response)
             response.release()
-            if is_last or not await self._login.answer(challenges):
+            if got_own or attempt == _SEND_LIMIT:
                 raise self._login.refused(detail)
+            answered = await self._login.answer(challenges, authorization)
+            if answered is Answered.NOTHING_NEW:
+                raise self._login.refused(detail)
+            got_own = answered is Answered.ASKED
         return response
 
     async def _error(self, response: aiohttp.ClientResponse, what: str) -> Error:

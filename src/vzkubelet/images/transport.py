@@ -12,6 +12,7 @@ from yarl import URL
 import vzkubelet
 from vzkubelet.errors import InvalidInput, Unavailable, clip
 from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.throttling import Holds
 
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
@@ -44,6 +45,7 @@ class Transport:
         self._plain_http = plain_http
         self._tls: ssl.SSLContext | bool = tls or True
         self._session: aiohttp.ClientSession | None = None
+        self.holds = Holds()
 
     def base_url(self, host: str) -> URL:
         """The registry API's root at a reference's domain.
