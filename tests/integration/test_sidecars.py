@@ -73,6 +73,9 @@ async def test_pull_gives_the_digest_of_the_repository(sidecar_bench: SidecarBen
     assert image.image_id.startswith(f"{registry.host}/pulled/busybox@sha256:")
     assert image.size_bytes > 100_000
     assert await runtime.find_image(reference) == image
+    listed = {name: entry for entry in await runtime.listed_images() for name in entry.names or []}
+    assert listed[reference] == listed[image.image_id]
+    assert listed[reference].size_bytes == image.size_bytes
     by_digest = await runtime.pull_image(image.image_id, ())
     assert by_digest.image_id == image.image_id
     await sidecar_bench.docker("rmi", "--force", reference, image.image_id)

@@ -15,7 +15,7 @@ from vzkubelet.errors import MACHINE_LIMIT_REASON, Error, NotFound
 from vzkubelet.kube import paths
 from vzkubelet.kube.client import Client
 from vzkubelet.kube.reflector import Added, Deleted, Delta, Modified, Reflector, Synced
-from vzkubelet.model.node import Node, NodeStatus
+from vzkubelet.model.node import ContainerImage, Node, NodeStatus
 from vzkubelet.node import identity as identities
 from vzkubelet.node import registration, status
 from vzkubelet.node.facts import Disk, Readings
@@ -43,7 +43,7 @@ _TRANSITION_EVENTS = {
 
 class NodeController:
     """`read` measures the host; `faults` says why no pod can be run now (empty = Ready); `machine_limit` why no further
-    machine (`status.conditions`).
+    machine (`status.conditions`); `images` lists what is on this host, None while nobody has looked.
 
     `run` never returns but by cancellation or a bug.
     """
@@ -58,6 +58,7 @@ class NodeController:
         clock: Clock | None = None,
         jitter: random.Random | None = None,
         machine_limit: Callable[[], str | None] = lambda: None,
+        images: Callable[[], Sequence[ContainerImage] | None] = lambda: None,
     ) -> None:
         self._client = client
         self._recorder = recorder
@@ -65,6 +66,7 @@ class NodeController:
         self._read = read
         self._faults = faults
         self._machine_limit = machine_limit
+        self._images = images
         self._clock = clock or SystemClock()
         self._random = jitter or random.Random()  # noqa: S311  spreads load, keeps no secret
         self._watch = Reflector(
@@ -163,12 +165,12 @@ class NodeController:
             faults.append(str(exc))
         else:
             self._pressure = status.pressure(self._readings, self._pressure, now)
-        readings = self._readings
+        readings, images = self._readings, self._images()
         wanted = status.conditions(self._pressure, faults, now, self._machine_limit())
 
         def compute(before: NodeStatus) -> NodeStatus:
             self._notice_reboot(before)
-            return status.compute(self._identity, readings, wanted, before, now)
+            return status.compute(self._identity, readings, wanted, before, now, images)
 
         return compute
 

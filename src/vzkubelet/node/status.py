@@ -18,6 +18,7 @@ from vzkubelet import __version__
 from vzkubelet.errors import MACHINE_LIMIT_REASON
 from vzkubelet.model import quantity
 from vzkubelet.model.node import (
+    ContainerImage,
     DaemonEndpoint,
     Node,
     NodeAddress,
@@ -111,10 +112,15 @@ def conditions(under: Pressure, faults: Sequence[str], now: float, limit: str | 
 
 
 def compute(
-    identity: Identity, readings: Readings, wanted: Sequence[Condition], before: NodeStatus, now: float
+    identity: Identity,
+    readings: Readings,
+    wanted: Sequence[Condition],
+    before: NodeStatus,
+    now: float,
+    images: Sequence[ContainerImage] | None = None,
 ) -> NodeStatus:
-    """The whole status. What others wrote into `before`, the API server's, is kept: conditions (put ahead of Ready),
-    extended resources and images.
+    """The whole status. What others wrote into `before`, the API server's, is kept: conditions (put ahead of Ready) and
+    extended resources; and the images where None are known.
     """
     host = identity.host
     capacity: dict[str, str | int | float] = {
@@ -141,7 +147,7 @@ def compute(
             operating_system=host.operating_system,
             architecture=host.architecture,
         ),
-        images=before.images,
+        images=before.images if images is None else list(images),
         declared_features=list(DECLARED_FEATURES),
     )
 

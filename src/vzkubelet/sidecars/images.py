@@ -7,6 +7,7 @@ import msgspec
 
 from vzkubelet import errors
 from vzkubelet.model import reference as references
+from vzkubelet.model.node import ContainerImage
 from vzkubelet.model.reference import Reference
 from vzkubelet.ports import Image, RegistryCredential
 from vzkubelet.sidecars import objects
@@ -42,6 +43,12 @@ async def find(engine: Engine, text: str) -> Image | None:
     return Image(text, image_id(found, reference), found.size)
 
 
+async def listed(engine: Engine) -> list[ContainerImage]:
+    """All images with a name, digests first and names in full, as a node's status has them."""
+    found = await engine.get("images/json", list[objects.Image])
+    return [image for image in map(_named, found) if image.names]
+
+
 async def pull(engine: Engine, text: str, credentials: Sequence[RegistryCredential]) -> Image:
     """Pull with each login in turn until one works; without any, anonymously.
 
@@ -68,6 +75,12 @@ async def pull(engine: Engine, text: str, credentials: Sequence[RegistryCredenti
     if image is None:
         raise errors.NotFound(f"{text}: the engine removed it right after the pull", reason=REASON)
     return image
+
+
+def _named(image: objects.Image) -> ContainerImage:
+    given = [*(image.repo_digests or []), *(image.repo_tags or [])]
+    names = [str(references.parse(name)) for name in given if "<none>" not in name]
+    return ContainerImage(names=list(dict.fromkeys(names)), size_bytes=image.size)
 
 
 def image_id(image: objects.Image, reference: Reference) -> str:

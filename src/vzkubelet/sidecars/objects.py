@@ -69,6 +69,7 @@ class Exec(Object, frozen=True):
 class Image(Object, frozen=True):
     id: str
     repo_digests: list[str] | None = None
+    repo_tags: list[str] | None = None
     size: int = 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from vzkubelet import aio, errors, ports
 from vzkubelet.model.identity import PodRef
+from vzkubelet.model.node import ContainerImage
 from vzkubelet.sidecars import containers, images, logs, naming, network, objects, sandbox, sessions
 from vzkubelet.sidecars.engine import Engine
 from vzkubelet.sidecars.naming import Known
@@ -47,6 +48,10 @@ class Sidecars:
         progress: Callable[[ports.PullProgress], None] | None = None,
     ) -> ports.Image:
         return await images.pull(self._engine, reference, credentials)  # the engine counts by layer: no progress
+
+    async def listed_images(self) -> list[ContainerImage]:
+        """Of the whole engine, whoever pulled them."""
+        return await images.listed(self._engine)
 
     async def prepare(self, spec: ports.ContainerSpec) -> str:
         async with self._lock(spec.pod):

@@ -14,6 +14,7 @@ from tests.unit.node.test_status import MINE, PLENTY
 from vzkubelet import aio
 from vzkubelet.errors import Unavailable
 from vzkubelet.kube.transport import Request
+from vzkubelet.model.node import ContainerImage
 from vzkubelet.node.controller import NodeController
 from vzkubelet.node.facts import Readings
 from vzkubelet.ports import EventType
@@ -139,6 +140,7 @@ class Agent:
         self.server = server
         self.faults: list[str] = []
         self.machine_limit: str | None = None
+        self.images: list[ContainerImage] | None = None
         self.readings: Readings | Exception = PLENTY
         self.recorded = Recorded()
         self.controller = NodeController(
@@ -150,6 +152,7 @@ class Agent:
             LoopClock(),
             random.Random(3),
             machine_limit=lambda: self.machine_limit,
+            images=lambda: self.images,
         )
 
     async def _read(self) -> Readings:
@@ -195,6 +198,35 @@ async def test_an_idle_node_writes_its_status_every_five_minutes_and_polls_nothi
     methods = {(r.method, r.path) for r in requests}
     assert methods == {("PATCH", NODE + "/status"), ("PATCH", LEASE)}
     assert len(requests) / 50 <= 6.2
+
+
+async def test_images_are_told_when_they_come_and_go_and_not_again() -> None:
+    server = Server()
+    async with Agent(server).running() as agent:
+        await asyncio.sleep(30)
+        before = len(server.writes)
+        agent.images = [ContainerImage(names=["repo@sha256:1", "repo:1"], size_bytes=7)]
+        agent.controller.refresh()
+        await asyncio.sleep(60)
+        assert server.node is not None
+        assert server.node["status"]["images"] == [{"names": ["repo@sha256:1", "repo:1"], "sizeBytes": 7}]
+        assert len(server.writes) == before + 1
+        agent.images = []
+        await asyncio.sleep(20)
+        assert server.node["status"]["images"] == []
+
+
+async def test_an_agent_that_has_not_looked_yet_keeps_what_was_told_of_images() -> None:
+    """Hazard: each restart of the agent empties the list, and the scheduler prefers other nodes for a while."""
+    server = Server()
+    async with Agent(server).running() as agent:
+        agent.images = [ContainerImage(names=["repo:1"], size_bytes=7)]
+        agent.controller.refresh()
+        await asyncio.sleep(1)
+    async with Agent(server).running():
+        await asyncio.sleep(400)
+    assert server.node is not None
+    assert server.node["status"]["images"] == [{"names": ["repo:1"], "sizeBytes": 7}]
 
 
 async def test_ready_heartbeats_are_further_apart_than_forty_seconds() -> None:
