@@ -52,7 +52,7 @@ async def push(
     pusher = Pusher(files.disk.parent, credential or RegistryCredential(), progress=lambda _: None)
     try:
         request = PushRequest(files.disk, files.aux, machine, image_config)
-        return await pusher.push(request, [parse(reference) for reference in references])
+        return (await pusher.push(request, [parse(reference) for reference in references])).digest
     finally:
         await pusher.close()
 

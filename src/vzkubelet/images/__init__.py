@@ -6,6 +6,6 @@
 from vzkubelet.images.formats import Machine
 from vzkubelet.images.library import Library, Listing
 from vzkubelet.images.platforms import host_platforms
-from vzkubelet.images.push import Pusher, PushProgress, PushRequest
+from vzkubelet.images.push import Pusher, PushProgress, PushRequest, PushResult
 
-__all__ = ["Library", "Listing", "Machine", "PushProgress", "PushRequest", "Pusher", "host_platforms"]
+__all__ = ["Library", "Listing", "Machine", "PushProgress", "PushRequest", "PushResult", "Pusher", "host_platforms"]

@@ -73,7 +73,7 @@ def push(ctx: click.Context, /, reference: str, quiet: bool, **given: Any) -> No
     credential = (*options.credentials(targets[0], given), RegistryCredential())[0]
     with bytes_bar(quiet=quiet) as report:
         pusher = Pusher(
-            options.root(settings) / "uploads",
+            options.root(settings),
             credential,
             plain_http=given["plain_http"],
             progress=lambda progress: report(progress.stage, progress.done_bytes, progress.total_bytes),
@@ -89,7 +89,7 @@ def push(ctx: click.Context, /, reference: str, quiet: bool, **given: Any) -> No
 
 async def _push(pusher: Pusher, request: PushRequest, targets: Sequence[Reference]) -> str:
     try:
-        return await pusher.push(request, targets)
+        return (await pusher.push(request, targets)).digest
     finally:
         await pusher.close()
 

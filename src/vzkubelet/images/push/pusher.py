@@ -10,69 +10,52 @@ import hashlib
 import io
 import os
 import queue
+import ssl
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from vzkubelet.aio import BlockingPool, run_blocking, spawn, uninterrupted
-from vzkubelet.errors import Conflict, InvalidInput, NotFound, Unavailable
+from vzkubelet.errors import Conflict, InvalidInput, NotFound, Unavailable, Unsupported
 from vzkubelet.files import open_regular
 from vzkubelet.images.fetches import faults_named
 from vzkubelet.images.formats import agoda
 from vzkubelet.images.formats.agoda import CompressedFile
 from vzkubelet.images.formats.artifact import Machine
 from vzkubelet.images.gzip_stream import Deflater
+from vzkubelet.images.push.request import Listener, PushProgress, PushRequest, PushResult
 from vzkubelet.images.registry import Repository
 from vzkubelet.images.sparse import read_blocks
 from vzkubelet.images.transport import Transport
 from vzkubelet.model import oci
-from vzkubelet.model.oci import Descriptor
+from vzkubelet.model.oci import Descriptor, Platform
 from vzkubelet.model.reference import Reference
 from vzkubelet.ports import RegistryCredential
 
 _BLOCKS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class PushProgress:
-    """`stage` is what is being done, ``compress disk.img`` or ``upload disk.img``; bytes of that stage."""
-
-    stage: str
-    done_bytes: int
-    total_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class PushRequest:
-    """What to push. The files are not changed and must not change meanwhile."""
-
-    disk: Path
-    aux: Path
-    machine: Machine
-    image_config: Mapping[str, object] | None = None
-    """An OCI image config as JSON object; platform and hints of `machine` are put in."""
-    created: str | None = None
-    """RFC 3339; None = no time stamp, equal inputs then have equal digests."""
-
-
-Listener = Callable[[PushProgress], None]
-
-
 class Pusher:
-    """Pushes under one login. `temporary` is where compressed files are kept for the upload."""
+    """Pushes and converts under one login. `root` is the store's: sources of conversions are looked up in it, and
+    what was pushed is remembered in its ``uploads`` directory."""
 
     def __init__(
-        self, temporary: Path, credential: RegistryCredential, *, plain_http: bool = False, progress: Listener
+        self,
+        root: Path,
+        credential: RegistryCredential,
+        *,
+        plain_http: bool = False,
+        tls: ssl.SSLContext | None = None,
+        progress: Listener,
     ) -> None:
-        self._temporary = temporary
+        self._temporary = root / "uploads"
         self._credential = credential
-        self._transport = Transport(plain_http=plain_http)
+        self._transport = Transport(plain_http=plain_http, tls=tls)
         self._progress = progress
 
-    async def push(self, request: PushRequest, targets: Sequence[Reference]) -> str:
-        """Push under every tag of `targets`, which are of one repository. Returns the manifest's digest.
+    async def push(self, request: PushRequest, targets: Sequence[Reference]) -> PushResult:
+        """Push under every tag of `targets`, which are of one repository.
 
         Raises:
             InvalidInput, NotFound, Unauthenticated, Forbidden, Unavailable, Exhausted; Conflict: a file changed.
@@ -103,7 +86,28 @@ class Pusher:
         manifest = agoda.write_manifest(request.machine, disk, aux, titled, extra, request.created)
         for target in targets:
             await repository.put_manifest(target.tag, manifest, oci.MANIFEST)
-        return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+        return PushResult(f"sha256:{hashlib.sha256(manifest).hexdigest()}", 0, 0)
+
+    async def convert(
+        self,
+        source: Reference,
+        targets: Sequence[Reference],
+        *,
+        format: str,  # noqa: A002 - the word of the command line
+        base: Reference | None = None,
+        level: int | None = None,
+        created: str | None = None,
+        credentials: Sequence[RegistryCredential] = (),
+        platforms: Sequence[Platform] = (),
+    ) -> PushResult:
+        """Push `source` in another format: out of the store where it is there, else as a stream from its registry.
+
+        `credentials` are those for the source; `platforms` choose from an index, empty takes any.
+
+        Raises:
+            As `push`; Integrity: the source is damaged.
+        """
+        raise Unsupported(f"converting to {format} is not offered yet")
 
     async def close(self) -> None:
         await self._transport.close()
