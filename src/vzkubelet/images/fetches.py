@@ -11,7 +11,8 @@ from vzkubelet.images.formats.artifact import PULL_REASON
 from vzkubelet.images.receiver import Layer, receive
 from vzkubelet.images.records import ContentRecord
 from vzkubelet.images.registry import Repository
-from vzkubelet.images.store import Staging, Store, store_fault
+from vzkubelet.images.staging import Staging
+from vzkubelet.images.store import Store, store_fault
 
 _OTHER_PROCESS_POLL_S = 0.2
 Listener = Callable[[], None]
@@ -108,7 +109,7 @@ class Fetches:
         content = ContentRecord(layer.raw_digest, layer.raw_size_bytes)
 
         async def take() -> None:
-            fetch.staging = await run_blocking(self._store.stage, content)
+            fetch.staging = await run_blocking(self._stage_anew, content)
 
         while True:
             # Not to be abandoned with the lock taken, and a leftover of a crash takes a while to remove.
@@ -119,6 +120,15 @@ class Fetches:
                 return False
             await asyncio.sleep(_OTHER_PROCESS_POLL_S)
 
+    def _stage_anew(self, content: ContentRecord) -> Staging | None:
+        staging = self._store.stage(content.digest)
+        if staging is not None and self._store.has_content(content):
+            staging.discard()
+            return None
+        if staging is not None:
+            staging.data.unlink(missing_ok=True)
+        return staging
+
     async def _move(self, layer: Layer, repository: Repository, fetch: _Fetch) -> None:
         staging = fetch.staging
         assert staging is not None
@@ -128,7 +138,8 @@ class Fetches:
                 await receive(chunks, layer, staging.data, repository.name, fetch.advance)
 
         async def commit() -> None:
-            await run_blocking(self._store.commit_content, staging, layer.raw_digest)
+            content = ContentRecord(layer.raw_digest, layer.raw_size_bytes)
+            await run_blocking(self._store.commit_content, staging, content)
             fetch.staging = None
 
         await uninterrupted(commit(), name=f"commit {layer.raw_digest}")

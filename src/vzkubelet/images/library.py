@@ -18,7 +18,7 @@ from vzkubelet.images.fetches import Fetches, faults_named
 from vzkubelet.images.formats import Artifact
 from vzkubelet.images.formats.artifact import PULL_REASON
 from vzkubelet.images.receiver import Layer
-from vzkubelet.images.records import ImageRecord, ReferenceRecord
+from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord
 from vzkubelet.images.registry import Document, Repository
 from vzkubelet.images.store import Store
 from vzkubelet.images.transport import Transport
@@ -166,7 +166,10 @@ class Library:
         config = await repository.document(artifact.config) if artifact.config else b""
         image_config = await repository.document(artifact.image_config) if artifact.image_config else None
         machine = formats.read_machine(manifest, artifact, config, image_config, repository.name)
-        record = ImageRecord.of(document.digest, artifact, machine)
+        disk, aux = (
+            ContentRecord(content.key, content.raw_size_bytes or 0) for content in (artifact.disk, artifact.aux)
+        )
+        record = ImageRecord.of(document.digest, machine, disk, aux)
         self._check_platform(record, repository.name)  # before the disk is moved
         await self._pull_layers(repository, artifact, progress)
         await run_blocking(self._store.commit_image, record, document.content)
@@ -226,6 +229,7 @@ class Library:
             target.repository,
             self._store.content_path(record.disk.digest),
             self._store.content_path(record.aux.digest),
+            self._store.users_path(record.disk.digest),
         )
 
     def _remove(self, target: Reference) -> int | None:

@@ -2,40 +2,48 @@
 
 Layout below its root, which is ``images/`` in the cache directory::
 
-    content/sha256/<hex>                 raw disk or auxiliary storage, mode 0444, holes kept; named by its digest
+    content/, keys/, quarantine/         the raw files: see `images.contents`
     manifests/sha256/<hex>/manifest.json the manifest as the registry holds it; <hex> is its digest
     manifests/sha256/<hex>/image.json    records.ImageRecord, written last
+    manifests/sha256/<hex>/used          empty; its mtime is when the image was used last
     references/<name>.<hash>.json        records.ReferenceRecord; <name> is the reference with / and : escaped
-    staging/<hex>/lock, data             content on its way, one directory per raw digest, locked by its puller
+    pins/<name>.<hash>.json              records.Pin: what the reference points to stays
+    staging/<hex>/lock, data, ledger     content on its way, one directory per key, locked by its puller
     lock                                 shared by pulls, exclusive while unused content is swept
     sweep-wanted                         there while a removal waits for running pulls to end
 
 Each thing appears by one rename after it has been synced, and in this order: content, image, reference. So whatever a
-crash leaves, what can be seen is complete. All methods block: they are for
-threads. A ledger of verified ranges will live beside ``data``, so that a killed pull can go on.
+crash leaves, what can be seen is complete. All methods block: they are for threads.
 """
 
 import contextlib
 import errno
 import fcntl
 import hashlib
-import logging
 import os
 import shutil
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
-
-from vzkubelet.errors import Error, Exhausted, Unavailable
+from vzkubelet.errors import Error, Exhausted, NotFound, Unavailable
 from vzkubelet.files import sync_directory, write_atomic
-from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord
-from vzkubelet.model.reference import Reference
+from vzkubelet.images.contents import Contents, hex_of
+from vzkubelet.images.records import (
+    ContentRecord,
+    ImageRecord,
+    Pin,
+    ReferenceRecord,
+    read_record,
+    rfc3339,
+    write_record,
+)
+from vzkubelet.images.staging import Staging, StagingRoot
+from vzkubelet.model.reference import Reference, parse
 
-_log = logging.getLogger(__name__)
-T = TypeVar("T")
+STAGING_AGE_S = 7 * 24 * 3600.0
+"""What a killed pull left is kept that long for the one that goes on, unless space is short."""
 _NAME_LIMIT = 150
 """Characters of a reference in its file's name; file names have 255 bytes at most and references may be longer."""
 
@@ -48,128 +56,166 @@ def store_fault(exc: OSError, what: str) -> Error:
     return Unavailable(f"{what}: {reason}", reason="ErrImagePull")
 
 
-class Staging:
-    """A locked place for one content on its way. `data` is the file to write."""
-
-    def __init__(self, directory: Path, descriptor: int) -> None:
-        self.directory = directory
-        self.data = directory / "data"
-        self._descriptor = descriptor
-
-    def discard(self) -> None:
-        """Remove the place with what is in it, and unlock."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-        os.close(self._descriptor)
-
-
 class Store:
     def __init__(self, root: Path) -> None:
         """Touches nothing; directories are made when something is written."""
         self.root = root
         self.staging_root = root / "staging"
-        self._content = root / "content" / "sha256"
+        self.contents = Contents(root)
+        self._staging = StagingRoot(self.staging_root)
         self._manifests = root / "manifests" / "sha256"
         self._references = root / "references"
+        self._pins = root / "pins"
         self._sweep_wanted = root / "sweep-wanted"
 
     # --- Content
 
     def content_path(self, digest: str) -> Path:
-        return self._content / _hex(digest)
+        return self.contents.path(digest)
+
+    def chunks_path(self, digest: str) -> Path:
+        return self.contents.chunks_path(digest)
+
+    def users_path(self, digest: str) -> Path:
+        return self.contents.users_path(digest)
 
     def has_content(self, content: ContentRecord) -> bool:
-        """Whether it is there with its size. Its digest was verified when it came."""
-        try:
-            return self.content_path(content.digest).stat().st_size == content.size_bytes
-        except FileNotFoundError:
-            return False
+        """Whether it is here and is what was verified. What differs from its record is verified in full."""
+        return self.contents.has(content)
 
-    def stage(self, content: ContentRecord) -> Staging | None:
-        """The place to write a content to; None when it is there, or somebody in whatever process is writing it."""
-        directory = self.staging_root / _hex(content.digest)
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:  # its owner has just removed the directory
-            return None
-        if not _lock_current(descriptor, directory / "lock"):
-            os.close(descriptor)
-            return None
-        staging = Staging(directory, descriptor)
-        if self.has_content(content):
-            staging.discard()
-            return None
-        staging.data.unlink(missing_ok=True)
-        return staging
+    def content_of(self, key: str) -> ContentRecord | None:
+        """What once came under a staging key, and is still here."""
+        return self.contents.of_key(key)
 
-    def commit_content(self, staging: Staging, digest: str) -> None:
-        """Make a verified and synced content visible, and unlock."""
-        self._content.mkdir(parents=True, exist_ok=True)
-        staging.data.chmod(0o444)
-        staging.data.replace(self.content_path(digest))
-        sync_directory(self._content)
-        staging.discard()
+    def stage(self, key: str) -> Staging | None:
+        """The place to write a content to, with what a killed writer left in it; None when somebody, in whatever
+        process, is writing it. Look afterwards whether the content has come meanwhile."""
+        return self._staging.stage(key)
+
+    def commit_content(self, staging: Staging, content: ContentRecord, chunks: bytes | None = None) -> None:
+        """Make a verified and synced content visible, and unlock. `chunks` is the encoded list of chunks (`ChunkList`)
+        that its digest is of; of a raw file any list that was verified in passing."""
+        self.contents.commit(staging, content, chunks)
 
     # --- Images
 
-    def image(self, manifest_digest: str) -> ImageRecord | None:
+    def image(self, manifest_digest: str, *, verify: bool = True) -> ImageRecord | None:
         """A complete image; None when it is not there or lacks content."""
-        record = _read(self._manifests / _hex(manifest_digest) / "image.json", ImageRecord)
-        if record is None or not all(self.has_content(content) for content in record.contents):
+        record = read_record(self._image_path(manifest_digest), ImageRecord)
+        if record is None or not all(self.contents.has(content, verify=verify) for content in record.contents):
             return None
         return record
 
     def commit_image(self, record: ImageRecord, manifest: bytes) -> None:
         """Make an image visible whose content is there."""
-        directory = self._manifests / _hex(record.manifest_digest)
+        directory = self._manifests / hex_of(record.manifest_digest)
         directory.mkdir(parents=True, exist_ok=True)
         sync_directory(directory.parent)
         write_atomic(directory / "manifest.json", manifest, 0o644)
-        write_atomic(directory / "image.json", msgspec.json.format(msgspec.json.encode(record)), 0o644)
+        write_record(directory / "image.json", record)
 
     def images(self) -> Iterator[ImageRecord]:
         """All images, also those that no reference points to any more."""
         for path in sorted(self._manifests.glob("*/image.json")):
-            record = _read(path, ImageRecord)
+            record = read_record(path, ImageRecord)
             if record is not None:
                 yield record
 
     # --- References
 
-    def find(self, target: Reference) -> tuple[ReferenceRecord, ImageRecord] | None:
-        """What a reference points to, when the image is complete."""
+    def find(self, target: Reference, *, verify: bool = True) -> tuple[ReferenceRecord, ImageRecord] | None:
+        """What a reference points to, when the image is complete.
+
+        Content that differs from its record is verified first, which takes as long as reading it; not with `verify`
+        False, which is for figures and lists.
+        """
         if target.digest:
             records = [record for record in self.references() if record.answers(target)]
         else:
-            record = _read(self._reference_path(target), ReferenceRecord)
+            record = read_record(self._reference_path(target), ReferenceRecord)
             records = [record] if record is not None and record.answers(target) else []
         for record in records:
-            image = self.image(record.manifest_digest)
+            image = self.image(record.manifest_digest, verify=verify)
             if image is not None:
                 return record, image
         return None
 
     def references(self) -> Iterator[ReferenceRecord]:
         for path in sorted(self._references.glob("*.json")):
-            record = _read(path, ReferenceRecord)
+            record = read_record(path, ReferenceRecord)
             if record is not None:
                 yield record
 
     def commit_reference(self, target: Reference, record: ReferenceRecord) -> None:
         self._references.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._reference_path(target), msgspec.json.format(msgspec.json.encode(record)), 0o644)
+        write_record(self._reference_path(target), record)
 
     def remove_reference(self, record: ReferenceRecord) -> None:
-        path = self._reference_file(record.reference)
-        path.unlink(missing_ok=True)
+        """Forget a reference, and that it was pinned."""
+        name = _file_name(record.reference)
+        (self._references / name).unlink(missing_ok=True)
+        (self._pins / name).unlink(missing_ok=True)
         sync_directory(self._references)
 
     def _reference_path(self, target: Reference) -> Path:
-        return self._reference_file(str(target))
+        return self._references / _file_name(str(target))
 
-    def _reference_file(self, text: str) -> Path:
-        short_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return self._references / f"{urllib.parse.quote(text, safe='')[:_NAME_LIMIT]}.{short_hash}.json"
+    # --- Marks
+
+    def mark_used(self, reference: Reference | str) -> None:
+        """Note that an image is used now. Cheap, and no harm is done if a crash loses it."""
+        found = self.find(_parsed(reference), verify=False)
+        if found is not None:
+            mark = self._used_mark(found[1].manifest_digest)
+            try:
+                mark.touch()
+            except FileNotFoundError:  # the image was removed meanwhile
+                return
+
+    def last_used_at(self, manifest_digest: str) -> float:
+        """When an image was used last or, if never, when it came; seconds since the epoch, 0 when it is not here."""
+        for path in (self._used_mark(manifest_digest), self._image_path(manifest_digest)):
+            with contextlib.suppress(FileNotFoundError):
+                return path.stat().st_mtime
+        return 0.0
+
+    def came_at(self, manifest_digest: str) -> float:
+        """When an image was pulled; seconds since the epoch, 0 when it is not here."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._image_path(manifest_digest).stat().st_mtime
+        return 0.0
+
+    def pin(self, reference: Reference | str) -> None:
+        """Keep what a reference points to, now and when it has been pulled again, until `unpin` or its removal.
+
+        Raises:
+            NotFound: it is not here.
+        """
+        target = _parsed(reference)
+        if not self._reference_path(target).exists():
+            raise NotFound(f"{target} is not on this host: pull it first")
+        self._pins.mkdir(parents=True, exist_ok=True)
+        write_record(self._pins / _file_name(str(target)), Pin(reference=str(target), pinned_at=rfc3339(time.time())))
+
+    def unpin(self, reference: Reference | str) -> bool:
+        """False when it was not pinned."""
+        try:
+            (self._pins / _file_name(str(_parsed(reference)))).unlink()
+        except FileNotFoundError:
+            return False
+        sync_directory(self._pins)
+        return True
+
+    def pins(self) -> frozenset[str]:
+        """The pinned references in canonical form."""
+        records = (read_record(path, Pin) for path in self._pins.glob("*.json"))
+        return frozenset(record.reference for record in records if record is not None)
+
+    def _image_path(self, manifest_digest: str) -> Path:
+        return self._manifests / hex_of(manifest_digest) / "image.json"
+
+    def _used_mark(self, manifest_digest: str) -> Path:
+        return self._manifests / hex_of(manifest_digest) / "used"
 
     # --- Removal
 
@@ -214,57 +260,26 @@ class Store:
         return self._sweep_wanted.exists()
 
     def _sweep(self, unreferenced_images: bool) -> int:
-        freed_bytes = 0
-        for leftover in _entries(self.staging_root):
-            freed_bytes += sum(_allocated(file) for file in leftover.rglob("*"))
-            _log.info("removing what an interrupted pull left: %s", leftover.name)
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-        referenced = {_hex(record.manifest_digest) for record in self.references()}
+        freed_bytes = self._staging.sweep(time.time() - STAGING_AGE_S)
+        referenced = {hex_of(record.manifest_digest) for record in self.references()}
         for directory in _entries(self._manifests):
             unused = unreferenced_images and directory.name not in referenced
             if unused or not (directory / "image.json").exists():
                 shutil.rmtree(directory, ignore_errors=True)
         for half_written in (*self._references.glob(".*"), *self._manifests.glob("*/.*")):
             half_written.unlink(missing_ok=True)
-        used = {_hex(content.digest) for image in self.images() for content in image.contents}
-        for file in _entries(self._content):
-            if file.name not in used:
-                freed_bytes += _allocated(file)
-                file.unlink(missing_ok=True)
-        return freed_bytes
+        used = frozenset(content.digest for image in self.images() for content in image.contents)
+        return freed_bytes + self.contents.sweep(used)
 
 
-def _hex(digest: str) -> str:
-    return digest.removeprefix("sha256:")
+def _file_name(reference: str) -> str:
+    short_hash = hashlib.sha256(reference.encode()).hexdigest()[:16]
+    return f"{urllib.parse.quote(reference, safe='')[:_NAME_LIMIT]}.{short_hash}.json"
 
 
-def _lock_current(descriptor: int, path: Path) -> bool:
-    """Lock an open lock file; False when it is taken, or is not the one at `path` because its owner removed it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
+def _parsed(reference: Reference | str) -> Reference:
+    return parse(reference) if isinstance(reference, str) else reference
 
 
 def _entries(directory: Path) -> list[Path]:
     return sorted(directory.iterdir()) if directory.is_dir() else []
-
-
-def _allocated(path: Path) -> int:
-    """Bytes that removing the file frees."""
-    status = path.lstat()
-    return status.st_blocks * 512 if status.st_nlink == 1 else 0
-
-
-def _read(path: Path, type_: type[T]) -> T | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=type_)
-    except FileNotFoundError:
-        return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        _log.warning("ignoring %s, the image will be pulled again: %s", path, exc)
-        return None

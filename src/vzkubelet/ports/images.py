@@ -45,6 +45,9 @@ class MachineImage(Image):
     defaults: ImageDefaults = ImageDefaults()
     cpu_min: int = 0
     memory_min_bytes: int = 0
+    users: Path | None = None
+    """Directory of symbolic links to what refers to `disk` by its name (an overlay). While one of them resolves the
+    file stays. Who adds one holds a shared lock (flock) on the directory until it resolves. None: nobody removes it."""
 
     @property
     def platform(self) -> Platform:
@@ -53,10 +56,14 @@ class MachineImage(Image):
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """Bytes of the compressed layers: done and total. `total_bytes` is 0 until the manifest is known."""
+    """Bytes in the registry: done (what was here before included) and total, which is 0 until the manifest is known.
+
+    `stage` is a word or two for people about what is being done; empty while bytes move.
+    """
 
     done_bytes: int
     total_bytes: int
+    stage: str = ""
 
 
 class MachineImages(Protocol):

@@ -1,0 +1,383 @@
+"""The contents of the store: raw files named by their digests, each with a record of what it was when it was verified.
+
+::
+
+    content/sha256/<hex>             raw disk or auxiliary storage, mode 0444, holes kept
+    content/sha256/<hex>.json        records.StoredContent, written after the last change of the file
+    content/sha256/<hex>.chunks      formats.tree.ChunkList that came with it: what the digest of a tree is of
+    content/sha256/<hex>.<n>.chunks  the same in chunks of n bytes, computed when it was asked for
+    content/sha256/<hex>.users/      symbolic links to what refers to the file by its name
+    keys/<hex>                       symbolic link to the content that came under a key that is not its digest
+    quarantine/<hex>.<time>          a damaged content; beside it .json: records.Quarantined
+
+A file that is not as its record says is not trusted and not lost: it is verified in full, and then has a new record
+or goes to quarantine. A content that overlays refer to stays under its name even there, as a symbolic link to the
+damaged file, until it has been pulled again and takes its name back: a machine that starts meanwhile finds what it had.
+
+Locks (flock): the content's own file, exclusive, while it is verified or before it has a record; its users' directory,
+shared by who becomes a user, exclusive by who removes.
+"""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vzkubelet.errors import Unavailable
+from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.images.formats.tree import ChunkList
+from vzkubelet.images.records import (
+    ContentKind,
+    ContentRecord,
+    Quarantined,
+    StoredContent,
+    read_record,
+    rfc3339,
+    write_record,
+)
+from vzkubelet.images.staging import Staging, allocated_bytes
+from vzkubelet.images.verification import Damage, Pace, any_pace, find_damage, list_chunks
+
+_log = logging.getLogger(__name__)
+_HEX_LENGTH = 64
+_BEING_MADE_S = 3600.0
+"""A user's link that leads nowhere yet, and a half written file, may belong to something that is being made."""
+_ATTEMPTS = 3
+
+
+class Contents:
+    """Methods block: they are for threads."""
+
+    def __init__(self, root: Path) -> None:
+        """Touches nothing."""
+        self.directory = root / "content" / "sha256"
+        self.quarantine_directory = root / "quarantine"
+        self._keys = root / "keys"
+
+    def path(self, digest: str) -> Path:
+        return self.directory / hex_of(digest)
+
+    def chunks_path(self, digest: str) -> Path:
+        return self.directory / f"{hex_of(digest)}.chunks"
+
+    def users_path(self, digest: str) -> Path:
+        return self.directory / f"{hex_of(digest)}.users"
+
+    def record_path(self, digest: str) -> Path:
+        return self.directory / f"{hex_of(digest)}.json"
+
+    def digests(self) -> list[str]:
+        """What is here, verified or not."""
+        return [f"sha256:{path.name}" for path in _entries(self.directory) if _is_content_name(path.name)]
+
+    # --- Presence
+
+    def has(self, content: ContentRecord, *, verify: bool = True, pace: Pace = any_pace) -> bool:
+        """Whether a content is here and is what was verified: one lstat and one small file read.
+
+        A file that differs from its record, or has none, is verified in full, unless `verify` is False: then it
+        counts. A damaged one goes to quarantine.
+        """
+        status = self._status(content.digest)
+        if status is None:
+            return False
+        if not verify:
+            return status.st_size == content.size_bytes
+        record = self.record(content.digest)
+        if record is not None and record.describes(status):
+            return record.size_bytes == content.size_bytes
+        return self._verify_unknown(content, pace)
+
+    def record(self, digest: str) -> StoredContent | None:
+        record = read_record(self.record_path(digest), StoredContent)
+        return record if record is not None and record.digest == digest else None
+
+    def size_bytes(self, digest: str) -> int | None:
+        status = self._status(digest)
+        return None if status is None else status.st_size
+
+    def of_key(self, key: str) -> ContentRecord | None:
+        """What once came under a staging key, if it is still here (unverified)."""
+        digest = key
+        with contextlib.suppress(OSError):
+            digest = f"sha256:{(self._keys / hex_of(key)).readlink().name}"
+        size_bytes = self.size_bytes(digest)
+        return None if size_bytes is None else ContentRecord(digest, size_bytes)
+
+    def _status(self, digest: str) -> os.stat_result | None:
+        try:
+            status = self.path(digest).lstat()
+        except FileNotFoundError:
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None  # a link leads to quarantine
+
+    def _verify_unknown(self, content: ContentRecord, pace: Pace) -> bool:
+        for _ in range(_ATTEMPTS):
+            try:
+                descriptor = os.open(self.path(content.digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError as exc:
+                if exc.errno in (errno.ENOENT, errno.ELOOP):  # removed or quarantined meanwhile
+                    return False
+                raise
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # another one may be verifying it, or just giving it its record
+                result = self._verify_locked(content, os.fstat(descriptor), pace)
+            finally:
+                os.close(descriptor)
+            if result is not None:
+                return result
+        raise Unavailable(f"image content {content.digest} keeps changing while it is verified: who writes to it?")
+
+    def _verify_locked(self, content: ContentRecord, before: os.stat_result, pace: Pace) -> bool | None:
+        """None: the file changed, or is another one, meanwhile."""
+        status = self._status(content.digest)
+        if status is None:
+            return False
+        if status.st_ino != before.st_ino:
+            return None
+        record = self.record(content.digest)
+        if record is not None and record.describes(status):
+            return record.size_bytes == content.size_bytes
+        _log.info("image content %s is not as its record says, or has none: verifying it", content.digest)
+        damage = self.inspect(content.digest, content.size_bytes, pace)
+        if damage is None:
+            return True if self.renew(content.digest, before) else None
+        self.quarantine(content.digest, before.st_ino, damage)
+        return False
+
+    # --- Verification
+
+    def inspect(self, digest: str, size_bytes: int, pace: Pace = any_pace) -> Damage | None:
+        """Read a content in full; None when it is right. Changes nothing. Raises: OSError, what `pace` raises."""
+        return find_damage(self.path(digest), digest, size_bytes, self.told_chunks(digest), pace)
+
+    def renew(self, digest: str, status: os.stat_result) -> bool:
+        """Record that the file that had `status` before it was read is right; False when it has changed since."""
+        now = self._status(digest)
+        if now is None or (now.st_ino, now.st_ctime_ns) != (status.st_ino, status.st_ctime_ns):
+            return False
+        record = self.record(digest)
+        self._write_record(digest, now, record.key if record is not None else "")
+        return True
+
+    def told_chunks(self, digest: str) -> ChunkList | None:
+        """The list of chunks that came with a content, or that its digest is of."""
+        return _read_chunks(self.chunks_path(digest))
+
+    def chunk_list(self, content: ContentRecord, chunk_bytes: int, pace: Pace = any_pace) -> ChunkList | None:
+        """The digests of a content's chunks of that size, computed once and kept; None when it is not here.
+
+        Raises: OSError, what `pace` raises.
+        """
+        if not self.has(content, pace=pace):
+            return None
+        told = self.told_chunks(content.digest)
+        if told is not None and told.chunk_bytes == chunk_bytes:
+            return told
+        kept = self.directory / f"{hex_of(content.digest)}.{chunk_bytes}.chunks"
+        chunks = _read_chunks(kept)
+        if chunks is None or (chunks.size_bytes, chunks.chunk_bytes) != (content.size_bytes, chunk_bytes):
+            try:
+                chunks = list_chunks(self.path(content.digest), content.size_bytes, chunk_bytes, pace)
+            except (FileNotFoundError, EOFError):  # removed meanwhile
+                return None
+            write_atomic(kept, chunks.to_bytes(), 0o444)
+        return chunks
+
+    def _write_record(self, digest: str, status: os.stat_result, key: str) -> None:
+        chunks = self.told_chunks(digest)
+        is_tree = chunks is not None and chunks.digest() == digest
+        write_record(
+            self.record_path(digest),
+            StoredContent(
+                digest=digest,
+                size_bytes=status.st_size,
+                kind=ContentKind.TREE if is_tree else ContentKind.RAW,
+                inode=status.st_ino,
+                ctime_ns=status.st_ctime_ns,
+                verified_at=rfc3339(time.time()),
+                key=key if key != digest else "",
+            ),
+        )
+
+    # --- Coming
+
+    def commit(self, staging: Staging, content: ContentRecord, chunks: bytes | None = None) -> None:
+        """Make verified and synced data visible, and unlock. A crash leaves it invisible, or to be verified once more.
+
+        Raises: OSError. ValueError: `chunks` is no list of chunks of such a file.
+        """
+        if chunks is not None and ChunkList.from_bytes(chunks).size_bytes != content.size_bytes:
+            raise ValueError(f"the list of chunks is not of a file of {content.size_bytes} bytes")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if staging.key != content.digest:
+            self._remember_key(staging.key, content.digest)
+        # What came under two keys is not written twice: machines may refer to the file that is there.
+        if not self.has(content):
+            with self._users_locked(content.digest, fcntl.LOCK_SH):
+                self._place(staging, content, chunks)
+        staging.discard()
+
+    def _place(self, staging: Staging, content: ContentRecord, chunks: bytes | None) -> None:
+        if chunks is not None:
+            write_atomic(self.chunks_path(content.digest), chunks, 0o444)
+        staging.data.chmod(0o444)
+        descriptor = os.open(staging.data, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # Until it has its record nobody else need verify it.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            staging.data.replace(self.path(content.digest))
+            sync_directory(self.directory)
+            self._write_record(content.digest, os.fstat(descriptor), staging.key)
+        finally:
+            os.close(descriptor)
+
+    def _remember_key(self, key: str, digest: str) -> None:
+        self._keys.mkdir(parents=True, exist_ok=True)
+        staged = self._keys / f"{STAGING_PREFIX}{secrets.token_hex(4)}"
+        staged.symlink_to(Path("..") / "content" / "sha256" / hex_of(digest))
+        staged.replace(self._keys / hex_of(key))
+
+    # --- Going
+
+    def quarantine(self, digest: str, inode: int, damage: Damage) -> Path | None:
+        """Take a damaged file out of use; its new path. None when another file has taken its name meanwhile."""
+        path = self.path(digest)
+        self.quarantine_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._users_locked(digest, fcntl.LOCK_EX):
+            status = self._status(digest)
+            if status is None or status.st_ino != inode:
+                return None
+            target = self.quarantine_directory / f"{hex_of(digest)}.{time.time_ns()}"
+            reason = Quarantined(
+                digest=digest, reason=damage.reason, ranges=damage.ranges, found_at=rfc3339(time.time())
+            )
+            write_record(target.with_name(target.name + ".json"), reason)
+            if self.is_used(digest):
+                # Its name must lead somewhere at every moment. The hard link changes the ctime of a file that nobody
+                # trusts any more.
+                target.hardlink_to(path)
+                staged = path.with_name(f"{STAGING_PREFIX}{secrets.token_hex(4)}")
+                staged.symlink_to(Path("..") / ".." / self.quarantine_directory.name / target.name)
+                staged.replace(path)
+            else:
+                path.rename(target)
+            sync_directory(self.quarantine_directory)
+            sync_directory(self.directory)
+            self._remove_companions(digest)
+        _log.warning("image content %s is damaged (%s): moved to %s, to be pulled again", digest, damage.reason, target)
+        return target
+
+    def is_used(self, digest: str) -> bool:
+        """Whether something refers to the file by its name."""
+        # Sorted, so that a machine that is being renamed into its place is seen at the one or at the other.
+        return any(self._leads_to(link, digest) for link in _entries(self.users_path(digest)))
+
+    def _leads_to(self, link: Path, digest: str) -> bool:
+        try:
+            end = link.resolve(strict=True)
+        except (OSError, RuntimeError):
+            return False
+        # A machine that was made anew from another image has the old one's name and does not use it any more.
+        contents = self.directory.resolve()
+        return end.parent != contents or end.name == hex_of(digest)
+
+    def remove(self, digest: str) -> int | None:
+        """Remove a content; the bytes freed. None while something refers to it by its name."""
+        with contextlib.suppress(BlockingIOError), self._users_locked(digest, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if self.is_used(digest):
+                return None
+            path = self.path(digest)
+            freed_bytes = 0
+            with contextlib.suppress(FileNotFoundError):
+                freed_bytes = allocated_bytes(path)
+                path.unlink()
+            self._remove_companions(digest)
+            shutil.rmtree(self.users_path(digest), ignore_errors=True)
+            return freed_bytes
+        return None
+
+    def _remove_companions(self, digest: str) -> None:
+        self.record_path(digest).unlink(missing_ok=True)
+        for chunks in self.directory.glob(f"{hex_of(digest)}.*chunks"):
+            chunks.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _users_locked(self, digest: str, kind: int) -> Iterator[None]:
+        """Raises BlockingIOError when `kind` has LOCK_NB and somebody has it."""
+        users = self.users_path(digest)
+        descriptor = None
+        while descriptor is None:
+            users.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(users, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(descriptor, kind)
+                    is_current = users.stat().st_ino == os.fstat(descriptor).st_ino
+                except BaseException:
+                    os.close(descriptor)
+                    descriptor = None
+                    raise
+                if not is_current:  # removed and made anew while we waited for it
+                    os.close(descriptor)
+                    descriptor = None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def sweep(self, wanted: frozenset[str]) -> int:
+        """Remove contents but those of these digests and those in use, and what crashes leave; the bytes freed."""
+        found = {path.name.split(".", 1)[0] for path in _entries(self.directory)}
+        digests = [f"sha256:{name}" for name in sorted(found) if _is_content_name(name)]
+        freed_bytes = sum(self.remove(digest) or 0 for digest in digests if self._is_surplus(digest, wanted))
+        for digest in digests:
+            _remove_old(link for link in _entries(self.users_path(digest)) if not link.exists())
+        for link in _entries(self._keys):
+            if not link.exists():
+                link.unlink(missing_ok=True)
+        _remove_old(path for path in _entries(self.directory) if path.name.startswith(STAGING_PREFIX))
+        return freed_bytes
+
+    def _is_surplus(self, digest: str, wanted: frozenset[str]) -> bool:
+        return digest not in wanted or not os.path.lexists(self.path(digest))
+
+
+def hex_of(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+def _is_content_name(name: str) -> bool:
+    return len(name) == _HEX_LENGTH and not name.strip("0123456789abcdef")
+
+
+def _read_chunks(path: Path) -> ChunkList | None:
+    try:
+        return ChunkList.from_bytes(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as exc:
+        _log.warning("ignoring %s: %s", path, exc)
+        return None
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _remove_old(paths: Iterator[Path]) -> None:
+    """Remove what is older than an hour: younger, it may be something that is just being made."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > _BEING_MADE_S:
+                path.unlink()
