@@ -5,6 +5,7 @@ import datetime
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,21 +55,21 @@ class TokenServer:
         return {"auth": {"token": token}}
 
     async def _get(self, request: web.Request) -> web.Response:
-        self.asked.append({**request.query, "method": "GET"})
+        self.asked.append({**request.query, "scope": " ".join(request.query.getall("scope", [])), "method": "GET"})
         if request.headers.get("Authorization") != self._login:
             return web.json_response({"details": "who are you"}, status=401)
-        return web.json_response({"token": self._token(request.query["scope"]), "expires_in": self.lifetime_s})
+        return web.json_response({"token": self._token(request.query.getall("scope")), "expires_in": self.lifetime_s})
 
     async def _post(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
         self.asked.append({**form, "method": "POST"})
         if form.get("grant_type") != "refresh_token" or form.get("refresh_token") != self._identity_token:
             return web.json_response({"error": "invalid_grant"}, status=401)
-        return web.json_response({"access_token": self._token(form["scope"]), "expires_in": self.lifetime_s})
+        return web.json_response({"access_token": self._token(form["scope"].split()), "expires_in": self.lifetime_s})
 
-    def _token(self, scope: str) -> str:
+    def _token(self, scopes: Sequence[str]) -> str:
         """A JSON web token with the certificate in its header (Distribution, ``docs/spec/auth/jwt``)."""
-        kind, name, actions = scope.split(":")
+        parts = [scope.split(":") for scope in scopes]
         now = int(time.time())
         certificate = base64.b64encode(self._certificate.public_bytes(Encoding.DER)).decode()
         claims = {
@@ -80,7 +81,7 @@ class TokenServer:
             # The registry allows 60 s of skew.
             "exp": now + self.lifetime_s if self.lifetime_s else now - 120,
             "jti": secrets.token_hex(8),
-            "access": [{"type": kind, "name": name, "actions": actions.split(",")}],
+            "access": [{"type": kind, "name": name, "actions": actions.split(",")} for kind, name, actions in parts],
         }
         signed = f"{_part({'typ': 'JWT', 'alg': 'RS256', 'x5c': [certificate]})}.{_part(claims)}"
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())

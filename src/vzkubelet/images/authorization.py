@@ -165,16 +165,19 @@ class Login:
         except ValueError as exc:
             raise Unavailable(f"{self._name}: the registry names no valid token service", reason=PULL_REASON) from exc
         self._transport.check_scheme(realm, self._name)
-        fields = {"scope": self._scope, "client_id": CLIENT_ID}
+        fields = {"client_id": CLIENT_ID}
         if service := challenge.parameters.get("service"):
             fields["service"] = service
         asked_at = self._clock.monotonic()
         if self._credential.identity_token:
-            form = {**fields, "grant_type": "refresh_token", "refresh_token": self._credential.identity_token}
+            grant = {"grant_type": "refresh_token", "refresh_token": self._credential.identity_token}
+            form = {**fields, **grant, "scope": self._scope}
             response = await self._transport.send("POST", realm, self._name, data=form)
         else:
             headers = {"Authorization": self._basic_header()} if self._credential.username else {}
-            response = await self._transport.send("GET", realm.update_query(fields), self._name, headers=headers)
+            # In a query each scope is a parameter of its own, in a form they are one text.
+            query = [*fields.items(), *[("scope", scope) for scope in self._scope.split()]]
+            response = await self._transport.send("GET", realm.update_query(query), self._name, headers=headers)
         async with response:
             parsed = await self._read_token(response, realm)
         lifetime_s = max(parsed.expires_in or _DEFAULT_LIFETIME_S, _DEFAULT_LIFETIME_S)

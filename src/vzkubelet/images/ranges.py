@@ -83,7 +83,7 @@ class RangedBlob:
             As `read`.
         """
         part = _Part(start, end)
-        if not self._repository.is_rangeless:
+        if not self._repository.blobs.is_rangeless:
             await self._fill(part)
         if part.position < end:
             async with aclosing(self._stream(part.position, end)) as pieces:
@@ -101,8 +101,8 @@ class RangedBlob:
         # The first range goes alone: a server without ranges would send the whole blob to each of them.
         allowed = 1
         try:
-            while (parts or next_start < end) and not (self._repository.is_rangeless and not parts):
-                while len(parts) < allowed and next_start < end and not self._repository.is_rangeless:
+            while (parts or next_start < end) and not (self._repository.blobs.is_rangeless and not parts):
+                while len(parts) < allowed and next_start < end and not self._repository.blobs.is_rangeless:
                     parts.append(self._start(next_start, min(end, next_start + size)))
                     next_start = parts[-1].end
                 head = parts[0]
@@ -142,8 +142,8 @@ class RangedBlob:
                 await self._delay(failures, part.position, exc)
 
     async def _try_range(self, part: "_Part") -> bool:
-        async with self._repository.blob_range(self._descriptor, part.position, part.end) as answer:
-            if answer.start != part.position or self._repository.is_rangeless:
+        async with self._repository.blobs.range(self._descriptor, part.position, part.end) as answer:
+            if answer.start != part.position or self._repository.blobs.is_rangeless:
                 return False
             async for chunk in answer.chunks:
                 piece = chunk[: part.end - part.position]
@@ -161,7 +161,7 @@ class RangedBlob:
         while position < end:
             begun_at = position
             try:
-                async with self._repository.blob_range(self._descriptor, 0, self._descriptor.size) as answer:
+                async with self._repository.blobs.range(self._descriptor, 0, self._descriptor.size) as answer:
                     async with aclosing(self._rest(answer.chunks, position, end)) as pieces:
                         async for piece in pieces:
                             position += len(piece)
