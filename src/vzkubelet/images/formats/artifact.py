@@ -59,7 +59,8 @@ class Content:
 
     raw_size_bytes: int | None
     raw_digest: str | None
-    """Of the whole file, where the format says it. With `Chunked` only a claim of the writer, not what is verified."""
+    """Of the whole file, where the format says it. Unless the file is one stream, this is a claim of the writer, and
+    what is verified are the streams or chunks."""
     layout: Layout
 
     @property
@@ -85,8 +86,8 @@ class Content:
         match self.layout:
             case Chunked(index, _):
                 return index.digest
-            case Streams():
-                if self.raw_digest is not None:
+            case Streams(streams):
+                if len(streams) == 1 and self.raw_digest is not None:
                     return self.raw_digest
                 chunks = self.chunk_list()
                 return chunks.digest() if chunks is not None else _digest_of_blobs(self.blobs)
