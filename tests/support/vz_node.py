@@ -24,6 +24,7 @@ from tests.support.memory_objects import MemoryObjects
 from tests.support.memory_runtime import MemoryApiServer, MemoryRecorder, MemoryRuntime, MemoryVolumes
 from tests.support.vz_world import VzWorld
 from vzkubelet import errors, ports
+from vzkubelet.images.credentials import NodeImageAccess
 from vzkubelet.machines.addresses import ArpEntry, bootpd_leases
 from vzkubelet.machines.vz.capabilities import Capabilities, ask
 from vzkubelet.machines.vz.driver import VzDriver
@@ -183,6 +184,7 @@ class VzNode:
             self.api,
             self.clock,
             lambda: NodeFacts("192.0.2.1", 8000, 16 * GIB),
+            NodeImageAccess(self.world.root.with_name("image-access")),
         )
         node = admission.Node("mac", "darwin", 100_000, 100 * GIB, 100, {}, 8, 16 * GIB)
         self.supervisor = Supervisor(world, self.directories, lambda: node, workers=4, resync_s=60.0)

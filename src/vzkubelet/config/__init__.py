@@ -73,6 +73,7 @@ __all__ = [
     "VzMachineId",
     "VzNetwork",
     "VzSettings",
+    "docker_config_directory",
     "effective",
     "has_home",
     "helper_environment",
@@ -115,6 +116,15 @@ def helper_environment() -> dict[str, str]:
     """The environment for processes that run our own code for long: without the variables that hold secrets."""
     secrets = {option.env for option in options() if option.secret}
     return {name: value for name, value in os.environ.items() if name not in secrets}
+
+
+def docker_config_directory() -> Path | None:
+    """Where ``docker login`` keeps its ``config.json``: DOCKER_CONFIG, else ``~/.docker``; None where ``~`` is
+    unknown."""
+    directory = os.environ.get("DOCKER_CONFIG")
+    if directory:
+        return Path(directory)
+    return Path.home() / ".docker" if has_home() else None
 
 
 def load(

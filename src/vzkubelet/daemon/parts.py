@@ -1,5 +1,6 @@
 """The parts that every composition shares: driver, images, guests, side-cars and volumes around one state directory."""
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from vzkubelet import errors, files, ports
 from vzkubelet.aio import SystemClock
 from vzkubelet.config import Config, helper_environment
+from vzkubelet.daemon.image_access import image_access
 from vzkubelet.guests.guest import SshGuests
 from vzkubelet.guests.ssh import ConnectPolicy, Login
 from vzkubelet.images.library import Library
@@ -135,6 +137,8 @@ class Parts:
                 config.guests.ssh_readiness_timeout_s,
             )
         )
+        self.image_access = image_access(config)
+        self._pull_slots = asyncio.Semaphore(config.images.max_parallel_pulls)
         self._docker_host = config.sidecars.docker_host
         self._sidecars: Sidecars | None = None
 
@@ -158,13 +162,25 @@ class Parts:
         node: Callable[[], NodeFacts],
     ) -> World:
         volumes = Volumes(self.root.volumes, objects, node)
-        return World(self.machines, self.sidecars, volumes, objects, recorder, api_server, self.clock, node)
+        return World(
+            self.machines,
+            self.sidecars,
+            volumes,
+            objects,
+            recorder,
+            api_server,
+            self.clock,
+            node,
+            self.image_access,
+            self._pull_slots,
+        )
 
     async def close(self) -> None:
         """Let go; machines and side-cars run on."""
         await self.machines.close()
         if self._sidecars is not None:
             await self._sidecars.close()
+        await self.image_access.close()
         await self.images.close()
         await self.driver.close()
 

@@ -1,11 +1,18 @@
-"""Making a container's image present: imagePullPolicy, pull secrets, and the kubelet's events about both."""
+"""Making a container's image present: imagePullPolicy, credentials, and the kubelet's events about both.
 
+The questions come in the order of the kubelet's ``images.imageManager.EnsureImageExists``; the texts are its own.
+"""
+
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from vzkubelet import errors, ports
 from vzkubelet.model import docker_config, duration, reference
 from vzkubelet.model import pod as api
+from vzkubelet.model.docker_config import Candidate
 from vzkubelet.model.identity import PodRef
+from vzkubelet.model.reference import Reference
 from vzkubelet.pods.world import World
 from vzkubelet.ports import EventType
 
@@ -15,74 +22,163 @@ Progress = Callable[[ports.PullProgress], None]
 async def ensure(
     world: World, pod: api.Pod, ref: PodRef, container: api.Container, progress: Progress | None = None
 ) -> ports.Image:
-    """The image, pulled where the policy asks for it.
+    """The image, pulled where the policy asks for it, or where the pod must prove that it may use it.
 
     Raises:
-        Error: reason ErrImagePull, ErrImageNeverPull or InvalidImageName; events have been recorded.
+        Error: reason ErrImagePull, ErrImageNeverPull, ImageInspectError or InvalidImageName; events have been recorded.
     """
-    runtime = world.runtime_of(pod, container.name)
-    try:
-        present = None if container.image_pull_policy == "Always" else await runtime.find_image(container.image)
-        if present is not None:
-            text = f'Container image "{container.image}" already present on machine and can be accessed by the pod'
-            world.recorder.pod_event(ref, EventType.NORMAL, "Pulled", text, container.name)
+    return await _Request(world, pod, ref, container, progress).ensure()
+
+
+def default_policy(image: Reference) -> str:
+    """What the API server sets where a pod says nothing."""
+    return "Always" if image.tag == reference.DEFAULT_TAG else "IfNotPresent"
+
+
+class _Request:
+    """One container's wish for its image, at one start."""
+
+    def __init__(
+        self, world: World, pod: api.Pod, ref: PodRef, container: api.Container, progress: Progress | None
+    ) -> None:
+        self._world = world
+        self._pod = pod
+        self._ref = ref
+        self._container = container
+        self._name = container.image
+        self._progress = progress
+        self._runtime = world.runtime_of(pod, container.name)
+        self._candidates: tuple[Candidate, ...] | None = None
+
+    async def ensure(self) -> ports.Image:
+        image = self._parsed()
+        policy = self._container.image_pull_policy or default_policy(image)
+        present = None if policy == "Always" else await self._present()
+        if present is not None and await self._may_use(image, present):
+            text = f'Container image "{self._name}" already present on machine and can be accessed by the pod'
+            self._event("Pulled", text)
             return present
-        if container.image_pull_policy == "Never":
-            text = f'Container image "{container.image}" is not present with pull policy of Never'
-            raise errors.NotFound(text, reason="ErrImageNeverPull")
-        return await _pull(world, pod, ref, container, runtime, progress)
-    except errors.Error as exc:
-        raise _as_pull_error(world, ref, container, exc) from exc
-
-
-async def _pull(
-    world: World,
-    pod: api.Pod,
-    ref: PodRef,
-    container: api.Container,
-    runtime: ports.ContainerRuntime,
-    progress: Progress | None,
-) -> ports.Image:
-    credentials = await _credentials(world, pod, ref, container.image)
-    world.recorder.pod_event(ref, EventType.NORMAL, "Pulling", f'Pulling image "{container.image}"', container.name)
-    began = world.clock.monotonic()
-    image = await runtime.pull_image(container.image, credentials, progress)
-    took = duration.format_go(world.clock.monotonic() - began)
-    text = (
-        f'Successfully pulled image "{container.image}" in {took} ({took} including waiting). '
-        f"Image size: {image.size_bytes} bytes."
-    )
-    world.recorder.pod_event(ref, EventType.NORMAL, "Pulled", text, container.name)
-    return image
-
-
-async def _credentials(world: World, pod: api.Pod, ref: PodRef, image: str) -> Sequence[ports.RegistryCredential]:
-    secrets, missing = [], []
-    for wanted in pod.spec.image_pull_secrets or []:
+        if policy == "Never":
+            # The same words for an image that is here and not for this pod: its presence is nobody's business.
+            text = f'Container image "{self._name}" is not present with pull policy of Never'
+            raise self._failure("ErrImageNeverPull", errors.NotFound(text), "ErrImageNeverPull", text)
         try:
-            secrets.append(await world.objects.secret(pod.metadata.namespace, wanted.name))
-        except (errors.NotFound, errors.Forbidden):
-            missing.append(wanted.name)
-    if missing:
+            return await self._pulled(image)
+        except errors.Error as exc:
+            raise self._pull_failure(exc) from exc
+
+    def _parsed(self) -> Reference:
+        try:
+            return reference.parse(self._name)
+        except errors.InvalidInput as exc:
+            text = f'Failed to apply default image tag "{self._name}": {exc.message}'
+            raise self._failure("InvalidImageName", exc, "InspectFailed", text) from exc
+
+    async def _present(self) -> ports.Image | None:
+        try:
+            return await self._runtime.find_image(self._name)
+        except errors.Error as exc:
+            text = f'Failed to inspect image "{self._name}": {exc.message}'
+            raise self._failure("ImageInspectError", exc, "InspectFailed", text) from exc
+
+    async def _may_use(self, image: Reference, present: ports.Image) -> bool:
+        try:
+            return await self._world.image_access.may_use(
+                self._name, image, present.image_id, lambda: self._own_candidates(image)
+            )
+        except errors.Error as exc:
+            raise self._pull_failure(exc) from exc
+
+    # --- Pull
+
+    async def _pulled(self, image: Reference) -> ports.Image:
+        access, clock = self._world.image_access, self._world.clock
+        candidates = (*await self._own_candidates(image), *await access.node_candidates(image))
+        async with access.pulling(image) as recording:
+            self._event("Pulling", f'Pulling image "{self._name}"')
+            waiting_since = clock.monotonic()
+            async with self._slot():
+                began = clock.monotonic()
+                pulled, used = await self._pull_with(candidates)
+                took = duration.format_go(clock.monotonic() - began)
+            await recording.succeeded(pulled.image_id, used)
+        with_waiting = duration.format_go(clock.monotonic() - waiting_since)
         text = (
-            f"Unable to retrieve some image pull secrets ({', '.join(missing)}); "
-            "attempting to pull the image may not succeed."
+            f'Successfully pulled image "{self._name}" in {took} ({with_waiting} including waiting). '
+            f"Image size: {pulled.size_bytes} bytes."
         )
-        world.recorder.pod_event(ref, EventType.WARNING, "FailedToRetrieveImagePullSecret", text)
-    return docker_config.candidates(secrets, reference.parse(image))
+        self._event("Pulled", text)
+        return pulled
+
+    def _slot(self) -> AbstractAsyncContextManager[None]:
+        """A machine's image takes a whole disk and network; a side-car's waits for nobody."""
+        slots = self._world.pull_slots
+        return contextlib.nullcontext() if slots is None or self._runtime is not self._world.machines else slots
+
+    async def _pull_with(self, candidates: Sequence[Candidate]) -> tuple[ports.Image, Candidate | None]:
+        """With each login in turn until one works; without any, anonymously."""
+        faults: list[errors.Error] = []
+        tried: set[ports.RegistryCredential] = set()
+        for candidate in candidates or (None,):
+            if candidate is not None and candidate.login in tried:
+                continue
+            logins = () if candidate is None else (candidate.login,)
+            tried.update(logins)
+            try:
+                return await self._runtime.pull_image(self._name, logins, self._progress), candidate
+            except _OF_A_LOGIN as exc:
+                faults.append(exc)
+        raise _aggregate(faults)
+
+    async def _own_candidates(self, image: Reference) -> tuple[Candidate, ...]:
+        """Of the pod's pull secrets; the API server has put those of its service account among them."""
+        if self._candidates is None:
+            keyring = docker_config.Keyring()
+            missing = []
+            for wanted in self._pod.spec.image_pull_secrets or []:
+                if not wanted.name:  # the API server accepts those
+                    continue
+                try:
+                    keyring.add_secret(await self._world.objects.secret(self._ref.namespace, wanted.name))
+                except _OF_AN_OBJECT:
+                    missing.append(wanted.name)
+            if missing:
+                text = (
+                    f"Unable to retrieve some image pull secrets ({', '.join(missing)}); "
+                    "attempting to pull the image may not succeed."
+                )
+                self._world.recorder.pod_event(self._ref, EventType.WARNING, "FailedToRetrieveImagePullSecret", text)
+            self._candidates = keyring.candidates(image)
+        return self._candidates
+
+    # --- What went wrong, in the kubelet's words
+
+    def _pull_failure(self, exc: errors.Error) -> errors.Error:
+        text = f'ailed to pull image "{self._name}": {exc.message}'
+        return self._failure("ErrImagePull", exc, "Failed", f"F{text}", f"f{text}")
+
+    def _failure(self, reason: str, exc: errors.Error, event: str, text: str, message: str = "") -> errors.Error:
+        """The error to raise, told in two events: what went wrong, and that the container does not start for it."""
+        self._event(event, text, EventType.WARNING)
+        self._event("Failed", f"Error: {reason}", EventType.WARNING)
+        return type(exc)(message or text, reason=reason)
+
+    def _event(self, reason: str, text: str, type_: EventType = EventType.NORMAL) -> None:
+        self._world.recorder.pod_event(self._ref, type_, reason, text, self._container.name)
 
 
-def _as_pull_error(world: World, ref: PodRef, container: api.Container, exc: errors.Error) -> errors.Error:
-    """Whatever went wrong, in the kubelet's words; the original reason is kept where it is one of the kubelet's."""
-    reason = exc.reason if exc.reason in {"InvalidImageName", "ErrImageNeverPull"} else "ErrImagePull"
-    if reason == "InvalidImageName":
-        text = f'Failed to apply default image tag "{container.image}": {exc.message}'
-        world.recorder.pod_event(ref, EventType.WARNING, "InspectFailed", text, container.name)
-    elif reason == "ErrImageNeverPull":
-        world.recorder.pod_event(ref, EventType.WARNING, reason, exc.message, container.name)
-        text = exc.message
-    else:
-        text = f'failed to pull image "{container.image}": {exc.message}'
-        world.recorder.pod_event(ref, EventType.WARNING, "Failed", text[0].upper() + text[1:], container.name)
-    world.recorder.pod_event(ref, EventType.WARNING, "Failed", f"Error: {reason}", container.name)
-    return type(exc)(text, reason=reason)
+_OF_A_LOGIN = (errors.Unauthenticated, errors.Forbidden, errors.NotFound, errors.Unavailable)
+"""What may be otherwise with another login: registries hide with "not found" what a login may not see, and token
+services fail where they should refuse."""
+_OF_AN_OBJECT = (errors.NotFound, errors.Forbidden, errors.Unavailable, errors.DeadlineExceeded)
+
+
+def _aggregate(faults: Sequence[errors.Error]) -> errors.Error:
+    """One error for all logins that were tried; several texts in brackets, as the kubelet aggregates them."""
+    texts = list(dict.fromkeys(fault.message for fault in faults))
+    last = faults[-1]
+    if len(texts) == 1:
+        return last
+    summary = type(last)(f"[{', '.join(texts)}]", reason=last.reason)
+    summary.__cause__ = last
+    return summary

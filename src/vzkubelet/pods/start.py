@@ -155,6 +155,7 @@ _WAITING_REASONS = frozenset(
     {
         "ErrImagePull",
         "ErrImageNeverPull",
+        "ImageInspectError",
         "InvalidImageName",
         "CreateContainerConfigError",
         "CreateContainerError",

@@ -1,5 +1,6 @@
 """What a pod worker is given: the ports, and the few facts about the node that pods may ask for."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ class World:
     api_server: ports.PodStatusWriter
     clock: Clock
     node: Callable[[], NodeFacts]
+    image_access: ports.ImageAccess
+    pull_slots: asyncio.Semaphore | None = None
+    """How many images of machines are pulled at the same time; None = as many as are wanted."""
 
     def runtime_of(self, pod: api.Pod, container: str) -> ports.ContainerRuntime:
         """The first container is a machine, all others are side-cars."""

@@ -22,6 +22,7 @@ from vzkubelet.ports.containers import (
     ContainerUsage,
 )
 from vzkubelet.ports.guests import Guest, GuestMount, GuestProcess, Guests, GuestUsage, OutputLog
+from vzkubelet.ports.image_access import ImageAccess, PullRecording
 from vzkubelet.ports.images import Image, ImageDefaults, MachineImage, MachineImages, PullProgress
 from vzkubelet.ports.machines import (
     GuestAddress,
@@ -58,6 +59,7 @@ __all__ = [
     "Guests",
     "HostNetwork",
     "Image",
+    "ImageAccess",
     "ImageDefaults",
     "LogEntry",
     "LogOptions",
@@ -74,6 +76,7 @@ __all__ = [
     "OutputStream",
     "PodStatusWriter",
     "PullProgress",
+    "PullRecording",
     "Recorder",
     "RegistryCredential",
     "Share",

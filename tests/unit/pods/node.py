@@ -9,6 +9,7 @@ import msgspec
 
 from tests.support.memory_objects import MemoryObjects
 from tests.support.memory_runtime import MemoryApiServer, MemoryRecorder, MemoryRuntime, MemoryVolumes
+from vzkubelet.images.credentials import NodeImageAccess
 from vzkubelet.model import meta
 from vzkubelet.model import pod as api
 from vzkubelet.pods.directory import PodDirectories
@@ -56,6 +57,7 @@ class Node:
             self.api,
             self.clock,
             lambda: NodeFacts("192.0.2.1", 8000, 8 * 2**30),
+            NodeImageAccess(root / "access"),
         )
         self.supervisor = self._daemon()
 

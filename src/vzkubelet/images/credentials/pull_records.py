@@ -1,0 +1,193 @@
+"""Which login opened which image, as kept on disk: the kubelet's ImagePulledRecord and ImagePullIntent (KEP-2535).
+
+Below its root::
+
+    salt                  random bytes; without them a hash of a login could be compared with hashes of guesses
+    lock                  exclusive while a record is changed
+    pulled/<hex>.json     one image; <hex> = SHA-256 of its image ID
+    pulling/<hex>.json    one reference that is being pulled; what is left of it came in unknown circumstances
+
+All methods block: they are for threads.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from vzkubelet.files import children, read_if_present, write_atomic
+from vzkubelet.model.docker_config import Candidate
+
+_log = logging.getLogger(__name__)
+_SALT_BYTES = 32
+MATCHED_LIMIT = 100
+"""From so many secrets on, those that only match a record are no more added to it (kubelet
+``writeRecordWhileMatchingLimit``)."""
+
+
+class PulledSecret(msgspec.Struct, frozen=True, rename="camel", order=True):
+    namespace: str
+    name: str
+    uid: str
+    credential_hash: str
+    """Of the login in it, salted."""
+
+    def is_same_secret(self, other: "PulledSecret") -> bool:
+        return (self.namespace, self.name, self.uid) == (other.namespace, other.name, other.uid)
+
+
+class Credentials(msgspec.Struct, frozen=True, rename="camel"):
+    """What opens an image in one repository."""
+
+    kubernetes_secrets: tuple[PulledSecret, ...] = ()
+    node_pods_accessible: bool = False
+    """Every pod of the node may use it: it was pulled without a login, or with the node's own."""
+
+    def merged(self, other: "Credentials") -> "Credentials":
+        """A secret that changed has its new hash; what every pod may use needs no secrets."""
+        if self.node_pods_accessible or other.node_pods_accessible:
+            return Credentials(node_pods_accessible=True)
+        newer = other.kubernetes_secrets
+        kept = [old for old in self.kubernetes_secrets if not any(old.is_same_secret(new) for new in newer)]
+        return Credentials(tuple(sorted([*kept, *newer])))
+
+
+class PulledRecord(msgspec.Struct, frozen=True, rename="camel"):
+    """An image that was pulled for a pod. Without credentials it opens to nobody until a pull has proved them."""
+
+    image_id: str
+    last_updated_time: datetime
+    credential_mapping: dict[str, Credentials] = {}
+    """By repository."""
+
+
+class _Intent(msgspec.Struct, frozen=True):
+    image: str
+
+
+class PullRecords:
+    """The records of one store of images, for all processes that pull into it."""
+
+    def __init__(self, root: Path, now: Callable[[], float] = time.time) -> None:
+        """Touches nothing; directories are made when something is written."""
+        self._root = root
+        self._now = now
+        self._pulled = root / "pulled"
+        self._pulling = root / "pulling"
+
+    def secret(self, candidate: Candidate) -> PulledSecret | None:
+        """What is kept of a login; None for the node's own. Makes the salt when there is none."""
+        if candidate.secret is None:
+            return None
+        login, at = candidate.login, candidate.secret
+        content = msgspec.json.encode((login.username, login.password, login.identity_token))
+        digest = hmac.new(self._salt(), content, hashlib.sha256).hexdigest()
+        return PulledSecret(at.namespace, at.name, at.uid, digest)
+
+    def pulled(self, image_id: str) -> PulledRecord | None:
+        """Raises ValueError: a record that cannot be read; whoever meets it proves its credentials again."""
+        content = read_if_present(self._pulled_file(image_id))
+        if content is None:
+            return None
+        try:
+            return msgspec.json.decode(content, type=PulledRecord)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise ValueError(f"the record of {image_id} cannot be read: {exc}") from exc
+
+    def add(self, image_id: str, repository: str, credentials: Credentials | None) -> None:
+        """Add to what opens an image; None = it came in unknown circumstances."""
+        with self._locked():
+            try:
+                record = self.pulled(image_id)
+            except ValueError as exc:
+                _log.warning("%s; it is begun anew", exc)
+                record = None
+            mapping = {} if record is None else record.credential_mapping
+            if credentials is not None:
+                before = mapping.get(repository, Credentials())
+                mapping = {**mapping, repository: before.merged(credentials)}
+            if record is None or mapping != record.credential_mapping:
+                self._write(PulledRecord(image_id, self._time(), mapping))
+
+    def is_intended(self, image: str) -> bool:
+        """Whether a pull of this reference is under way, or was when its process died."""
+        return self._intent_file(image).exists()
+
+    def intend(self, image: str) -> None:
+        write_atomic(self._intent_file(image), msgspec.json.encode(_Intent(image)))
+
+    def forget_intent(self, image: str) -> None:
+        self._intent_file(image).unlink(missing_ok=True)
+
+    def intents(self) -> list[str]:
+        """References of all intents that can be read."""
+        found = []
+        for name in children(self._pulling):
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                content = read_if_present(self._pulling / name)
+                if content is not None:
+                    found.append(msgspec.json.decode(content, type=_Intent).image)
+        return found
+
+    def image_ids(self, before: float) -> list[str]:
+        """Of the records that were last written before that moment (seconds since the epoch)."""
+        found = []
+        for name in children(self._pulled):
+            # One that cannot be read may be of an image that is here, and it opens nothing.
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                record = msgspec.json.decode(read_if_present(self._pulled / name) or b"", type=PulledRecord)
+                if record.last_updated_time.timestamp() < before:
+                    found.append(record.image_id)
+        return found
+
+    def remove(self, image_id: str, before: float) -> None:
+        """Forget an image that is gone, unless its record has changed since."""
+        with self._locked():
+            if image_id in self.image_ids(before):
+                self._pulled_file(image_id).unlink(missing_ok=True)
+
+    def _write(self, record: PulledRecord) -> None:
+        write_atomic(self._pulled_file(record.image_id), msgspec.json.encode(record))
+
+    def _time(self) -> datetime:
+        return datetime.fromtimestamp(self._now(), tz=UTC)
+
+    def _pulled_file(self, image_id: str) -> Path:
+        return self._pulled / f"{_hex(image_id)}.json"
+
+    def _intent_file(self, image: str) -> Path:
+        return self._pulling / f"{_hex(image)}.json"
+
+    def _salt(self) -> bytes:
+        path = self._root / "salt"
+        salt = read_if_present(path)
+        if salt is None or len(salt) < _SALT_BYTES:
+            with self._locked():
+                salt = read_if_present(path)
+                if salt is None or len(salt) < _SALT_BYTES:
+                    salt = secrets.token_bytes(_SALT_BYTES)
+                    write_atomic(path, salt)
+        return salt
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _hex(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

@@ -1,0 +1,36 @@
+"""Who may use which image of this host."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from vzkubelet.model.docker_config import Candidate
+from vzkubelet.model.reference import Reference
+
+
+class PullRecording(Protocol):
+    """One pull that is under way."""
+
+    async def succeeded(self, image_id: str, used: Candidate | None) -> None:
+        """The image is here; `used` opened it, None = no login was needed. Call it before anybody uses the image."""
+
+
+class ImageAccess(Protocol):
+    """The node's own logins, and the memory of which logins opened which image (the kubelet's image pull manager).
+
+    - `node_candidates` are logins that every pod of the node may use. Never fails: what gives none is logged.
+    - `may_use` says whether a pod may use an image that is here without proving at the registry that it may pull it.
+      `own` gives the logins of the pod for the image; it is called when they matter and its errors come through. No
+      request to any registry.
+    - `pulling` is held around a pull. Until `succeeded` is called, and for ever when the process dies before, the
+      image that lies under that name opens to those alone who prove that they may pull it.
+    """
+
+    async def node_candidates(self, image: Reference) -> Sequence[Candidate]: ...
+
+    async def may_use(
+        self, text: str, image: Reference, image_id: str, own: Callable[[], Awaitable[Sequence[Candidate]]]
+    ) -> bool:
+        """`text` is the image as in the pod's spec."""
+
+    def pulling(self, image: Reference) -> AbstractAsyncContextManager[PullRecording]: ...
