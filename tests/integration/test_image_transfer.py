@@ -339,7 +339,7 @@ async def test_killed_in_the_middle_of_a_pull_then_pulled_again(
     assert await shared.find(f"{proxy.host}/{path}:1") is None
     if recovers:
         await shared.recover()
-        assert not list(staging.glob("*"))
+        assert list(staging.glob("*")), "what the next pull may go on from was removed"
     pulled = await shared.pull(f"{proxy.host}/{path}:1", [])
     assert files.same_as(pulled.disk, pulled.aux)
     assert not list(staging.glob("*"))
@@ -407,7 +407,6 @@ async def test_removing_frees_what_nothing_else_uses(
     assert pulled is not None
     with pulled.disk.open("rb") as clone:  # whoever has it open keeps it
         freed_bytes = await library.remove(f"{registry.host}/{path}:2")
-        assert freed_bytes is not None
         assert freed_bytes >= 2 * MIB
         assert clone.read(10) == files.disk.read_bytes()[:10]
     assert content_files(tmp_path) == []
@@ -423,13 +422,11 @@ async def test_removing_beside_a_running_pull_takes_nothing_from_it(
     proxy.hold_after_bytes = 1500_000
     pull = spawn(library.pull(f"{proxy.host}/{path}:new", []), name="pull")
     await asyncio.wait_for(proxy.held.wait(), WAIT_S)
-    assert await library.remove(f"{proxy.host}/{path}:old") is None
+    assert await library.remove(f"{proxy.host}/{path}:old") > MIB
     assert await library.find(f"{proxy.host}/{path}:old") is None
     proxy.release.set()
     pulled = await pull
     assert new.same_as(pulled.disk, pulled.aux)
-    # The pull's end made the removal's promise good.
-    assert len(list((tmp_path / "cache" / "content" / "sha256").iterdir())) == 2
     assert await library.remove(f"{proxy.host}/{path}:new")
     assert content_files(tmp_path) == []
 

@@ -27,7 +27,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vzkubelet.errors import Unavailable
@@ -75,7 +75,7 @@ class Contents:
 
     def digests(self) -> list[str]:
         """What is here, verified or not."""
-        return [f"sha256:{path.name}" for path in _entries(self.directory) if _is_content_name(path.name)]
+        return [f"sha256:{path.name}" for path in entries(self.directory) if _is_content_name(path.name)]
 
     # --- Presence
 
@@ -278,7 +278,7 @@ class Contents:
     def is_used(self, digest: str) -> bool:
         """Whether something refers to the file by its name."""
         # Sorted, so that a machine that is being renamed into its place is seen at the one or at the other.
-        return any(self._leads_to(link, digest) for link in _entries(self.users_path(digest)))
+        return any(self._leads_to(link, digest) for link in entries(self.users_path(digest)))
 
     def _leads_to(self, link: Path, digest: str) -> bool:
         try:
@@ -334,20 +334,20 @@ class Contents:
             os.close(descriptor)
 
     def sweep(self, wanted: frozenset[str]) -> int:
-        """Remove contents but those of these digests and those in use, and what crashes leave; the bytes freed."""
-        found = {path.name.split(".", 1)[0] for path in _entries(self.directory)}
+        """Remove contents but those of these names (hex) and those in use, and what crashes leave; the bytes freed."""
+        found = {path.name.split(".", 1)[0] for path in entries(self.directory)}
         digests = [f"sha256:{name}" for name in sorted(found) if _is_content_name(name)]
         freed_bytes = sum(self.remove(digest) or 0 for digest in digests if self._is_surplus(digest, wanted))
         for digest in digests:
-            _remove_old(link for link in _entries(self.users_path(digest)) if not link.exists())
-        for link in _entries(self._keys):
+            remove_old(link for link in entries(self.users_path(digest)) if not link.exists())
+        for link in entries(self._keys):
             if not link.exists():
                 link.unlink(missing_ok=True)
-        _remove_old(path for path in _entries(self.directory) if path.name.startswith(STAGING_PREFIX))
+        remove_old(path for path in entries(self.directory) if path.name.startswith(STAGING_PREFIX))
         return freed_bytes
 
     def _is_surplus(self, digest: str, wanted: frozenset[str]) -> bool:
-        return digest not in wanted or not os.path.lexists(self.path(digest))
+        return hex_of(digest) not in wanted or not os.path.lexists(self.path(digest))
 
 
 def hex_of(digest: str) -> str:
@@ -368,14 +368,15 @@ def _read_chunks(path: Path) -> ChunkList | None:
         return None
 
 
-def _entries(directory: Path) -> list[Path]:
+def entries(directory: Path) -> list[Path]:
+    """What is in a directory, sorted; nothing when it is not there."""
     try:
         return sorted(directory.iterdir())
     except FileNotFoundError:
         return []
 
 
-def _remove_old(paths: Iterator[Path]) -> None:
+def remove_old(paths: Iterable[Path]) -> None:
     """Remove what is older than an hour: younger, it may be something that is just being made."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):

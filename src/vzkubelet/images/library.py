@@ -3,7 +3,6 @@
 import logging
 import ssl
 import time
-from asyncio import sleep
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -27,7 +26,6 @@ from vzkubelet.model.reference import Reference, parse
 from vzkubelet.ports import MachineImage, PullProgress, RegistryCredential
 
 _log = logging.getLogger(__name__)
-_SWEEP_POLL_S = 0.1
 ANONYMOUS = RegistryCredential()
 
 
@@ -66,7 +64,7 @@ class Library:
         self._fetches = Fetches(self._store, streams)
 
     async def recover(self) -> None:
-        """Remove what dead processes left. For the start of a daemon; does nothing while another process pulls."""
+        """Remove what dead processes left. For the start of a daemon; what other processes pull is not touched."""
         with faults_named(str(self._store.root)):
             freed_bytes = await run_blocking(lambda: self._store.sweep(unreferenced_images=False))
         if freed_bytes:
@@ -83,7 +81,7 @@ class Library:
     def system_of(self, reference: str) -> str:
         """``os`` of an image that is here, else empty. Reads two small files."""
         try:
-            found = self._store.find(parse(reference))
+            found = self._store.find(parse(reference), verify=False)
         except (Error, OSError):
             return ""
         return "" if found is None else found[1].os
@@ -105,8 +103,8 @@ class Library:
                 refusals.append(exc)
         raise _summary(refusals)
 
-    async def remove(self, reference: str) -> int | None:
-        """Remove a reference and what only it used. Returns the bytes freed; None when a running pull delays that.
+    async def remove(self, reference: str) -> int:
+        """Remove a reference and what only it used. Returns the bytes freed.
 
         Raises:
             NotFound: no such reference here.
@@ -129,7 +127,7 @@ class Library:
         self, target: Reference, credential: RegistryCredential, progress: Callable[[PullProgress], None]
     ) -> MachineImage:
         repository = Repository(self._transport, target, credential)
-        async with self._not_swept():
+        async with self._pulling():
             root = await repository.manifest(target.digest or target.tag)
             document = await self._choose(repository, root)
             record = await run_blocking(self._store.image, document.digest)
@@ -193,23 +191,17 @@ class Library:
             await self._fetches.ensure(Layer.of(content), repository, listener(position))
 
     @asynccontextmanager
-    async def _not_swept(self) -> AsyncIterator[None]:
+    async def _pulling(self) -> AsyncIterator[None]:
+        """Nothing that this pull relies on is removed meanwhile."""
         with ExitStack() as held:
-            while True:
-                try:
-                    held.enter_context(self._store.pulling())
-                    break
-                except BlockingIOError:
-                    await sleep(_SWEEP_POLL_S)
             try:
+                # Not to be abandoned with the claim made; it waits while somebody removes images.
+                await uninterrupted(
+                    run_blocking(lambda: held.enter_context(self._store.pulling())), name="claim for a pull"
+                )
                 yield
             finally:
-                held.close()
-                await uninterrupted(run_blocking(self._sweep_if_wanted), name="sweep after pull")
-
-    def _sweep_if_wanted(self) -> None:
-        if self._store.sweep_is_wanted():
-            self._store.sweep(unreferenced_images=True)
+                await uninterrupted(run_blocking(held.close), name="end of a pull's claim")
 
     def _runs_here(self, record: ImageRecord) -> bool:
         return not self._platforms or any(formats.fits(record.platform, wanted) for wanted in self._platforms)
@@ -232,7 +224,7 @@ class Library:
             self._store.users_path(record.disk.digest),
         )
 
-    def _remove(self, target: Reference) -> int | None:
+    def _remove(self, target: Reference) -> int:
         records = [record for record in self._store.references() if record.answers(target)]
         if not records:
             raise NotFound(f"{target} is not on this host: see macos-vz-kubelet image ls")
@@ -243,8 +235,8 @@ class Library:
     def _listing(self) -> tuple[Listing, ...]:
         rows = []
         for reference in self._store.references():
-            image = self._store.image(reference.manifest_digest)
-            if image is None:
+            image = self._store.image_record(reference.manifest_digest)
+            if image is None or not self._store.is_complete(image, verify=False):
                 continue
             paths = [self._store.content_path(content.digest) for content in image.contents]
             rows.append(

@@ -9,8 +9,7 @@ Layout below its root, which is ``images/`` in the cache directory::
     references/<name>.<hash>.json        records.ReferenceRecord; <name> is the reference with / and : escaped
     pins/<name>.<hash>.json              records.Pin: what the reference points to stays
     staging/<hex>/lock, data, ledger     content on its way, one directory per key, locked by its puller
-    lock                                 shared by pulls, exclusive while unused content is swept
-    sweep-wanted                         there while a removal waits for running pulls to end
+    claims/                              what running pulls rely on: see `images.claims`
 
 Each thing appears by one rename after it has been synced, and in this order: content, image, reference. So whatever a
 crash leaves, what can be seen is complete. All methods block: they are for threads.
@@ -18,9 +17,7 @@ crash leaves, what can be seen is complete. All methods block: they are for thre
 
 import contextlib
 import errno
-import fcntl
 import hashlib
-import os
 import shutil
 import time
 import urllib.parse
@@ -28,8 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vzkubelet.errors import Error, Exhausted, NotFound, Unavailable
-from vzkubelet.files import sync_directory, write_atomic
-from vzkubelet.images.contents import Contents, hex_of
+from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.images.claims import Claims
+from vzkubelet.images.contents import Contents, entries, hex_of, remove_old
 from vzkubelet.images.records import (
     ContentRecord,
     ImageRecord,
@@ -66,7 +64,7 @@ class Store:
         self._manifests = root / "manifests" / "sha256"
         self._references = root / "references"
         self._pins = root / "pins"
-        self._sweep_wanted = root / "sweep-wanted"
+        self._claims = Claims(root / "claims")
 
     # --- Content
 
@@ -81,6 +79,7 @@ class Store:
 
     def has_content(self, content: ContentRecord) -> bool:
         """Whether it is here and is what was verified. What differs from its record is verified in full."""
+        self._claims.claim(hex_of(content.digest))
         return self.contents.has(content)
 
     def content_of(self, key: str) -> ContentRecord | None:
@@ -95,24 +94,36 @@ class Store:
     def commit_content(self, staging: Staging, content: ContentRecord, chunks: bytes | None = None) -> None:
         """Make a verified and synced content visible, and unlock. `chunks` is the encoded list of chunks (`ChunkList`)
         that its digest is of; of a raw file any list that was verified in passing."""
+        self._claims.claim(hex_of(content.digest))
         self.contents.commit(staging, content, chunks)
 
     # --- Images
 
-    def image(self, manifest_digest: str, *, verify: bool = True) -> ImageRecord | None:
-        """A complete image; None when it is not there or lacks content."""
-        record = read_record(self._image_path(manifest_digest), ImageRecord)
-        if record is None or not all(self.contents.has(content, verify=verify) for content in record.contents):
+    def image(self, manifest_digest: str) -> ImageRecord | None:
+        """A complete image; None when it is not there or lacks content. A running pull may rely on it."""
+        self._claims.claim(hex_of(manifest_digest))
+        record = self.image_record(manifest_digest)
+        if record is None:
             return None
-        return record
+        self._claims.claim(*(hex_of(content.digest) for content in record.contents))
+        return record if self.is_complete(record) else None
+
+    def is_complete(self, record: ImageRecord, *, verify: bool = True) -> bool:
+        """Whether the contents of an image are here."""
+        return all(self.contents.has(content, verify=verify) for content in record.contents)
 
     def commit_image(self, record: ImageRecord, manifest: bytes) -> None:
         """Make an image visible whose content is there."""
+        self._claims.claim(hex_of(record.manifest_digest))
         directory = self._manifests / hex_of(record.manifest_digest)
         directory.mkdir(parents=True, exist_ok=True)
         sync_directory(directory.parent)
         write_atomic(directory / "manifest.json", manifest, 0o644)
         write_record(directory / "image.json", record)
+
+    def image_record(self, manifest_digest: str) -> ImageRecord | None:
+        """What is known of an image, whether or not its content is here."""
+        return read_record(self._image_path(manifest_digest), ImageRecord)
 
     def images(self) -> Iterator[ImageRecord]:
         """All images, also those that no reference points to any more."""
@@ -135,8 +146,8 @@ class Store:
             record = read_record(self._reference_path(target), ReferenceRecord)
             records = [record] if record is not None and record.answers(target) else []
         for record in records:
-            image = self.image(record.manifest_digest, verify=verify)
-            if image is not None:
+            image = self.image_record(record.manifest_digest)
+            if image is not None and self.is_complete(image, verify=verify):
                 return record, image
         return None
 
@@ -221,55 +232,30 @@ class Store:
 
     @contextlib.contextmanager
     def pulling(self) -> Iterator[None]:
-        """While held, content that no image refers to yet is not swept.
-
-        Raises:
-            BlockingIOError: a sweep is running.
-        """
+        """While held, nothing that was found here or committed meanwhile is removed by any process."""
         # Private images are not for every user of the host.
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked(fcntl.LOCK_SH):
+        with self._claims.held():
             yield
 
-    @contextlib.contextmanager
-    def _locked(self, kind: int) -> Iterator[None]:
-        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def sweep(self, *, unreferenced_images: bool) -> int | None:
-        """Remove staging of dead processes and content that no image refers to; on request also images that no
-        reference points to. Returns the bytes freed. While a pull runs in any process nothing is done but to note the
-        request, and None returned: whoever pulls looks at `sweep_is_wanted` afterwards."""
+    def sweep(self, *, unreferenced_images: bool, staging_age_s: float = STAGING_AGE_S) -> int:
+        """Remove content that no image refers to and what crashes leave; on request also images that no reference
+        points to. What pulls and machines use stays, and so does what interrupted pulls have got for that long.
+        Returns the bytes freed."""
         if not self.root.is_dir():
             return 0
-        try:
-            with self._locked(fcntl.LOCK_EX):
-                freed_bytes = self._sweep(unreferenced_images or self.sweep_is_wanted())
-                self._sweep_wanted.unlink(missing_ok=True)
-                return freed_bytes
-        except BlockingIOError:
-            if unreferenced_images:
-                self._sweep_wanted.touch()
-            return None
-
-    def sweep_is_wanted(self) -> bool:
-        return self._sweep_wanted.exists()
-
-    def _sweep(self, unreferenced_images: bool) -> int:
-        freed_bytes = self._staging.sweep(time.time() - STAGING_AGE_S)
-        referenced = {hex_of(record.manifest_digest) for record in self.references()}
-        for directory in _entries(self._manifests):
-            unused = unreferenced_images and directory.name not in referenced
-            if unused or not (directory / "image.json").exists():
-                shutil.rmtree(directory, ignore_errors=True)
-        for half_written in (*self._references.glob(".*"), *self._manifests.glob("*/.*")):
-            half_written.unlink(missing_ok=True)
-        used = frozenset(content.digest for image in self.images() for content in image.contents)
-        return freed_bytes + self.contents.sweep(used)
+        freed_bytes = self._staging.sweep(time.time() - staging_age_s)
+        with self._claims.settled() as claimed:
+            referenced = {hex_of(record.manifest_digest) for record in self.references()} | claimed
+            for directory in entries(self._manifests):
+                unused = unreferenced_images and directory.name not in referenced
+                if unused or (directory.name not in claimed and not (directory / "image.json").exists()):
+                    shutil.rmtree(directory, ignore_errors=True)
+            used = {hex_of(content.digest) for image in self.images() for content in image.contents}
+            freed_bytes += self.contents.sweep(frozenset(used | claimed))
+        for directory in (self._references, self._pins, *entries(self._manifests)):
+            remove_old(path for path in entries(directory) if path.name.startswith(STAGING_PREFIX))
+        return freed_bytes
 
 
 def _file_name(reference: str) -> str:
@@ -279,7 +265,3 @@ def _file_name(reference: str) -> str:
 
 def _parsed(reference: Reference | str) -> Reference:
     return parse(reference) if isinstance(reference, str) else reference
-
-
-def _entries(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir()) if directory.is_dir() else []

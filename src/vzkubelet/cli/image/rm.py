@@ -20,7 +20,4 @@ def rm(ctx: click.Context, /, references: Sequence[str], **_: Any) -> None:
     library = options.library(flags.standalone(ctx))
     for reference in references:
         freed_bytes = asyncio.run(library.remove(reference))
-        space = (
-            "space is freed when the running pull ends" if freed_bytes is None else f"{sizes.size(freed_bytes)} freed"
-        )
-        click.echo(f"Removed {parse(reference)}, {space}")
+        click.echo(f"Removed {parse(reference)}, {sizes.size(freed_bytes)} freed")
