@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
@@ -118,7 +119,8 @@ class SyntheticWorld(MachineWorld):
 
 class QemuWorld(MachineWorld):
     def __init__(self, root: Path, image: MachineImage, network: GuestNetwork) -> None:
-        super().__init__(root, image)
+        # As an image of the store: its disk is referred to by its name.
+        super().__init__(root, replace(image, users=root.parent / "image-users"))
         self.network = network
 
     def _make(self) -> MachineDriver:

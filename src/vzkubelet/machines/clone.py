@@ -8,12 +8,16 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
+import secrets
 import sys
 import threading
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
+from vzkubelet.files import STAGING_PREFIX, sync_directory
 from vzkubelet.machines.directory import MachineDirectory
 from vzkubelet.machines.qcow2 import create_overlay
 
@@ -48,15 +52,27 @@ def clone_file(source: Path, target: Path, abort: threading.Event | None = None)
     return CloneMethod.COPY
 
 
-def clone_disk_for_qemu(source: Path, machine: MachineDirectory, abort: threading.Event | None = None) -> CloneMethod:
+def clone_disk_for_qemu(
+    source: Path,
+    machine: MachineDirectory,
+    abort: threading.Event | None = None,
+    *,
+    users: Path | None = None,
+    place: Path | None = None,
+) -> CloneMethod:
     """Make the disk of `machine` from an image's raw disk; returns how, which tells the format of the disk file.
 
-    The base of an overlay is a hard link in the machine's directory, so the clone outlives the image; where the image
+    An overlay refers to the image by the name ``base.img`` in the machine's directory. With `users`
+    (`ports.MachineImage.users`) that is a symbolic link, and the image knows of the machine, here and at `place`, where
+    the directory will be renamed to. Without, it is a hard link, so that the clone outlives the image; where the image
     lies on another file system the data is copied.
-    Raises: OSError, CloneAborted soon after `abort` is set.
+    Raises: OSError (FileNotFoundError: the image was removed), CloneAborted soon after `abort` is set.
     """
     if try_reflink(source, machine.disk_raw):
         return CloneMethod.REFLINK
+    if users is not None:
+        _overlay_named(source, machine, users, place or machine.path)
+        return CloneMethod.OVERLAY
     try:
         machine.base.hardlink_to(source)
     except OSError as exc:
@@ -64,9 +80,67 @@ def clone_disk_for_qemu(source: Path, machine: MachineDirectory, abort: threadin
             raise
         copy_sparse(source, machine.disk_raw, abort)
         return CloneMethod.COPY
+    _create_overlay(machine)
+    return CloneMethod.OVERLAY
+
+
+def _overlay_named(source: Path, machine: MachineDirectory, users: Path, place: Path) -> None:
+    """An overlay on a file that stays while its users' directory leads to the overlay's base.
+
+    The links are made before there is anything to lead to. Under the lock nobody looks at them, and after it they
+    lead to the image until the machine is no more: the first before the rename to `place`, the second after it.
+    """
+    with _shared_lock(users):
+        source.stat()  # it may have been removed while we waited
+        for directory in dict.fromkeys((machine.path, place)):
+            _register(users, directory / machine.base.name)
+        sync_directory(users)
+        machine.base.symlink_to(_relative(source, machine.path))
+        _create_overlay(machine)
+
+
+def _create_overlay(machine: MachineDirectory) -> None:
     # A name relative to the directory stays right when it is renamed into place.
     create_overlay(machine.disk_overlay, machine.base.name, machine.base.stat().st_size)
-    return CloneMethod.OVERLAY
+
+
+@contextlib.contextmanager
+def _shared_lock(users: Path) -> Iterator[None]:
+    """Keeps whoever removes images from looking at this directory."""
+    while True:
+        users.mkdir(exist_ok=True)  # stores of before had none
+        try:
+            descriptor = os.open(users, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if _is_current(descriptor, users):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_current(descriptor: int, path: Path) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _register(users: Path, base: Path) -> None:
+    """Let a link lead to `base`. Its name tells a person the machine, and is the same when that is made again."""
+    place = hashlib.sha256(os.fsencode(base.parent.absolute())).hexdigest()[:8]
+    staged = users / f"{STAGING_PREFIX}{secrets.token_hex(4)}"
+    staged.symlink_to(_relative(base, users))
+    staged.replace(users / f"{base.parent.name}.{place}")
+
+
+def _relative(target: Path, directory: Path) -> str:
+    """The name of `target` as seen from `directory`: right wherever the cache directory is moved or mounted."""
+    # The target itself may not be there yet, or be a link that is to be followed anew each time.
+    return os.path.relpath(target.parent.resolve() / target.name, directory.resolve())
 
 
 def try_reflink(source: Path, target: Path) -> bool:

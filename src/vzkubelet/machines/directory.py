@@ -124,7 +124,8 @@ class MachineDirectory:
         self.disk_raw = path / "disk.img"
         self.disk_overlay = path / "disk.qcow2"
         self.base = path / "base.img"
-        """A hard link to the image's disk under an overlay: the clone lives on when the image is removed."""
+        """Leads to the image's disk under an overlay: a symbolic link to where the store of images keeps it while it
+        has users or, of machines of before and of images that lie elsewhere, a hard link."""
         self.aux = path / "aux.img"
         self.console = path / "console.log"
         self.host_key = path / "host_key"

@@ -1,9 +1,12 @@
 """Clones on real file systems: overlays where blocks cannot be shared, reflinks where they can."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +107,85 @@ def test_an_image_on_another_file_system_is_copied_with_its_holes(machine: Machi
         assert machine.disk_raw.stat().st_blocks * 512 < 16 * MIB
     finally:
         image.unlink()
+
+
+# --- Images of a store, which knows who refers to them
+
+
+def leads_to(users: Path) -> set[Path]:
+    """The files that the links of a users' directory lead to, followed to their end."""
+    return {link.resolve() for link in users.iterdir() if link.exists()}
+
+
+def test_an_image_knows_the_machine_that_refers_to_it_wherever_its_directory_is(
+    tmp_path: Path, machine: MachineDirectory
+) -> None:
+    image, users = make_image(tmp_path / "image"), tmp_path / "image.users"
+    before = image.stat()
+    place = tmp_path / "place"
+    assert clone_disk_for_qemu(image, machine, users=users, place=place) is CloneMethod.OVERLAY
+    assert leads_to(users) == {image}
+    machine.path.rename(place)
+    assert leads_to(users) == {image}
+    qemu_img("convert", "-O", "raw", place / "disk.qcow2", tmp_path / "flat")
+    assert (tmp_path / "flat").read_bytes() == image.read_bytes()
+    after = image.stat()
+    assert (after.st_ctime_ns, after.st_nlink) == (before.st_ctime_ns, 1), "the image was touched"
+    place.rename(tmp_path / ".removing-place")
+    assert leads_to(users) == set()
+
+
+def test_a_machine_made_again_leaves_no_second_link(tmp_path: Path) -> None:
+    image, users = make_image(tmp_path / "image"), tmp_path / "image.users"
+    for _ in range(3):
+        directory = MachineDirectory(tmp_path / "machine")
+        directory.path.mkdir()
+        clone_disk_for_qemu(image, directory, users=users)
+        assert leads_to(users) == {image}
+        shutil.rmtree(directory.path)
+    assert len(list(users.iterdir())) == 1
+
+
+def test_links_stay_right_when_the_whole_cache_is_moved_and_reached_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "volume" / "cache" / "machines" / "uid").mkdir(parents=True)
+    (tmp_path / "cache").symlink_to(tmp_path / "volume" / "cache")
+    image = make_image(tmp_path / "cache" / "image")
+    users = tmp_path / "cache" / "image.users"
+    clone_disk_for_qemu(image, MachineDirectory(tmp_path / "cache" / "machines" / "uid"), users=users)
+    (tmp_path / "volume" / "cache").rename(tmp_path / "moved")
+    assert leads_to(tmp_path / "moved" / "image.users") == {tmp_path / "moved" / "image"}
+
+
+def test_an_image_of_a_store_on_another_file_system_needs_no_copy(machine: MachineDirectory) -> None:
+    directory = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        image = make_image(directory / "image")
+        assert clone_disk_for_qemu(image, machine, users=directory / "image.users") is CloneMethod.OVERLAY
+        assert leads_to(directory / "image.users") == {image}
+        assert machine.base.read_bytes() == image.read_bytes()
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_an_image_removed_while_a_clone_waited_is_missed_before_there_is_an_overlay(
+    tmp_path: Path, machine: MachineDirectory
+) -> None:
+    image, users = make_image(tmp_path / "image"), tmp_path / "image.users"
+    users.mkdir()
+    remover = os.open(users, os.O_RDONLY)
+    fcntl.flock(remover, fcntl.LOCK_EX)
+
+    def remove() -> None:
+        image.unlink()
+        users.rmdir()
+        os.close(remover)
+
+    timer = threading.Timer(0.2, remove)
+    timer.start()
+    with pytest.raises(FileNotFoundError):
+        clone_disk_for_qemu(image, machine, users=users)
+    timer.join()
+    assert not machine.disk_overlay.exists()
 
 
 @pytest.fixture

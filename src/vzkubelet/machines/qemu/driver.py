@@ -70,7 +70,8 @@ class QemuDriver(ProcessDriver[QemuMachine]):
         shares.validate(spec.shares)
 
     def _fill(self, directory: MachineDirectory, spec: MachineSpec, abort: threading.Event) -> None:
-        method = clone_disk_for_qemu(spec.image.disk, directory, abort)
+        place = self._root.machine(spec.pod.uid).path
+        method = clone_disk_for_qemu(spec.image.disk, directory, abort, users=spec.image.users, place=place)
         clone_file(spec.image.aux, directory.aux, abort)
         disk_format = "qcow2" if method is CloneMethod.OVERLAY else "raw"
         directory.write_record(MachineRecord.of(spec, self.name, disk_format))
