@@ -21,6 +21,9 @@ except ImportError:  # a platform without a wheel
 
 _GZIP = 31
 """wbits of 32 KiB windows with a gzip header and trailer; the header's time is always 0."""
+_RAW = -15
+"""The same without either."""
+_TRAILER_BYTES = 8
 
 
 class DamagedGzip(ValueError):
@@ -40,6 +43,20 @@ class Inflater:
         self._begun = False
         self._padding = False
         self._pending = False
+        self._trailer_bytes = 0
+        """Still to be passed over after a member that was entered in its middle: its checksum cannot be known."""
+
+    @classmethod
+    def inside(cls, piece_bytes: int, window: bytes) -> "Inflater":
+        """One that is fed from the beginning of a deflate block in the middle of a member, at a byte's first bit.
+
+        `window` is what the member expanded to before it, up to the last 32 KiB (RFC 1951, 2).
+        """
+        inflater = cls(piece_bytes)
+        inflater._member = _codec.decompressobj(_RAW, zdict=window) if window else _codec.decompressobj(_RAW)
+        inflater._begun = True
+        inflater._trailer_bytes = _TRAILER_BYTES
+        return inflater
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Pieces of at most `piece_bytes`.
@@ -48,8 +65,12 @@ class Inflater:
             DamagedGzip: not gzip, or damaged.
         """
         while data or self._pending:
-            if self._member.eof and not self._next_member(data):
-                return
+            if self._member.eof:
+                skipped = min(self._trailer_bytes, len(data))
+                data = data[skipped:]
+                self._trailer_bytes -= skipped
+                if not data or not self._next_member(data):
+                    return
             self._begun = True
             try:
                 piece = self._member.decompress(data, self.piece_bytes)
@@ -63,7 +84,7 @@ class Inflater:
 
     def finish(self) -> None:
         """Raises DamagedGzip when the data ends inside a member."""
-        if self._begun and not self._member.eof:
+        if self._begun and not (self._member.eof and not self._trailer_bytes):
             raise DamagedGzip("the compressed data ends too early")
         if not self._begun:
             raise DamagedGzip("the compressed data is empty")

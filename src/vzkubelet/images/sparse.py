@@ -12,20 +12,22 @@ ZEROS = bytes(BLOCK_BYTES)
 _ZERO_GRAIN = bytes(_GRAIN_BYTES)
 
 
-def data_runs(block: bytes) -> Iterator[tuple[int, int]]:
-    """The parts of a block (start, end) that are not zero, on the grid of the grain. The block starts on that grid."""
-    if block == ZEROS or (len(block) < BLOCK_BYTES and not block.strip(b"\0")):
+def data_runs(block: bytes, offset: int = 0) -> Iterator[tuple[int, int]]:
+    """The parts of a block (start, end) that are not zero, on the grid of the grain that `offset` in the file is on."""
+    if not offset % _GRAIN_BYTES and (block == ZEROS or (len(block) < BLOCK_BYTES and not block.strip(b"\0"))):
         return
     start: int | None = None
-    for position in range(0, len(block), _GRAIN_BYTES):
-        is_zero = block.startswith(_ZERO_GRAIN, position) or (
-            position + _GRAIN_BYTES > len(block) and not block[position:].strip(b"\0")
-        )
+    position = 0
+    while position < len(block):
+        end = min(len(block), position + _GRAIN_BYTES - (offset + position) % _GRAIN_BYTES)
+        is_whole = end - position == _GRAIN_BYTES
+        is_zero = block.startswith(_ZERO_GRAIN, position) if is_whole else not block[position:end].strip(b"\0")
         if is_zero and start is not None:
             yield start, position
             start = None
         elif not is_zero and start is None:
             start = position
+        position = end
     if start is not None:
         yield start, len(block)
 
