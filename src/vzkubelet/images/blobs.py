@@ -13,7 +13,7 @@ from vzkubelet.errors import Integrity, Unavailable
 from vzkubelet.images.formats.artifact import PULL_REASON
 from vzkubelet.images.requests import Requests
 from vzkubelet.images.throttling import RETRY_AFTER_DEFAULT_S, retry_after_s
-from vzkubelet.images.transport import translated
+from vzkubelet.images.transport import READ_TIMEOUT_S, translated
 from vzkubelet.model.oci import Descriptor
 
 _STALE_LOCATION = (400, 401, 403, 404, 410)
@@ -27,6 +27,8 @@ class BlobRange:
 
     start: int
     """Where in the blob the body begins: where it was asked for, or 0 from a server that does not know ranges."""
+    is_whole: bool
+    """It is the whole blob, from its start."""
     chunks: AsyncIterator[bytes]
     """The body as it comes, unverified; it may go beyond what was asked for, or end before it."""
 
@@ -39,9 +41,13 @@ class Blobs:
         self._locations: dict[str, URL] = {}
         self.is_rangeless = False
         """A part of a blob was asked for, and the whole of it was sent."""
+        self.prefers_several = False
+        """Several ranges at a time turned out to be faster than one stream (`pace`)."""
 
     @asynccontextmanager
-    async def range(self, descriptor: Descriptor, start: int, end: int) -> AsyncIterator[BlobRange]:
+    async def range(
+        self, descriptor: Descriptor, start: int, end: int, *, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> AsyncIterator[BlobRange]:
         """One try at the bytes from `start` up to and without `end`; the whole blob is asked for without a range.
 
         Waits while the host has asked to be left alone. Where a registry redirects a blob to is remembered as long as
@@ -54,14 +60,15 @@ class Blobs:
         ranged = (start, end) != (0, descriptor.size)
         # Always closed, for not every server that sends Accept-Ranges, or none, takes an open one.
         headers = {"Range": f"bytes={start}-{end - 1}"} if ranged else {}
-        response = await self._located(descriptor.digest, headers)
+        response = await self._located(descriptor.digest, headers, read_timeout_s)
         try:
             if response.status == 416:
                 response.close()
-                response = await self._located(descriptor.digest, {})
+                response = await self._located(descriptor.digest, {}, read_timeout_s)
             begin = await self._begin(response, descriptor, start)
-            self.is_rangeless |= ranged and response.status == 200
-            yield BlobRange(begin, body_chunks(response, self._requests.name))
+            is_whole = response.status == 200
+            self.is_rangeless |= ranged and is_whole
+            yield BlobRange(begin, is_whole, body_chunks(response, self._requests.name))
         except Unavailable:
             self._locations.pop(descriptor.digest, None)
             raise
@@ -98,17 +105,20 @@ class Blobs:
             reason=PULL_REASON,
         )
 
-    async def _located(self, digest: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _located(self, digest: str, headers: Mapping[str, str], read_timeout_s: float) -> aiohttp.ClientResponse:
         """Any answer but a redirect, from where the blob was last or else from where the registry says."""
         known = self._locations.get(digest)
         if known is not None:
-            response = await self._requests.send("GET", known, headers=headers, held=True)
+            response = await self._requests.send(
+                "GET", known, headers=headers, held=True, read_timeout_s=read_timeout_s
+            )
             if response.status not in _STALE_LOCATION:
                 return response
             response.close()
             if self._locations.get(digest) == known:
                 del self._locations[digest]
-        response = await self._requests.follow(self._requests.url("blobs", digest), headers, held=True)
+        url = self._requests.url("blobs", digest)
+        response = await self._requests.follow(url, headers, held=True, read_timeout_s=read_timeout_s)
         if response.status < 400 and not self._requests.is_own(response.url):
             self._locations[digest] = response.url
         return response

@@ -14,7 +14,7 @@ from yarl import URL
 from vzkubelet.errors import Error, Forbidden, InvalidInput, NotFound, Unavailable, clip
 from vzkubelet.images.authorization import Answered, Login, parse_challenges
 from vzkubelet.images.formats.artifact import PULL_REASON
-from vzkubelet.images.transport import Transport, read_limited
+from vzkubelet.images.transport import READ_TIMEOUT_S, Transport, read_limited
 from vzkubelet.model.reference import Reference
 from vzkubelet.ports import RegistryCredential
 
@@ -77,10 +77,12 @@ class Requests:
                 raise await self.error(response, "it")
         return response
 
-    async def follow(self, url: URL, headers: Mapping[str, str], *, held: bool = False) -> aiohttp.ClientResponse:
+    async def follow(
+        self, url: URL, headers: Mapping[str, str], *, held: bool = False, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> aiohttp.ClientResponse:
         """Any answer but a redirect; redirects followed, the login kept from other hosts."""
         for _ in range(_REDIRECT_LIMIT + 1):
-            response = await self.send("GET", url, headers=headers, held=held)
+            response = await self.send("GET", url, headers=headers, held=held, read_timeout_s=read_timeout_s)
             if response.status not in REDIRECTS or "Location" not in response.headers:
                 return response
             url = response.url.join(URL(response.headers["Location"], encoded=True))
