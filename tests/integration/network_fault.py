@@ -57,12 +57,13 @@ class Relay:
         task = aio.spawn(self._relay(reader, writer), name="relay")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Not at the end of the relaying: a task that is cancelled before its first step never gets there.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
         except OSError:
-            writer.transport.abort()
             return
         both = [
             aio.spawn(self._copy(reader, far_writer), name="relay up"),
@@ -73,7 +74,6 @@ class Relay:
         finally:
             await aio.cancel(*both)
             far_writer.transport.abort()
-            writer.transport.abort()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
