@@ -13,6 +13,8 @@ VERBS = {
     "push": "Push a virtual machine's files as an image.",
     "ls": "List the images of this host.",
     "rm": "Remove images. Machines made of them live on.",
+    "login": "Log in to a registry: image pull and push use it, and docker too.",
+    "logout": "Forget the login of a registry, Docker Hub's when none is named.",
     "create": "Install macOS into a new directory, ready to be pushed (Mac).",
 }
 """Their first help line is kept here so that listing the verbs imports none of them."""

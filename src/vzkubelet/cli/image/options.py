@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 import click
 
 from vzkubelet import config
+from vzkubelet.cli import interruption
 from vzkubelet.errors import InvalidInput
 from vzkubelet.images import Library
-from vzkubelet.model.docker_config import Keyring, RegistryCredential
+from vzkubelet.images.credentials import DockerLogins
+from vzkubelet.model.docker_config import RegistryCredential
 from vzkubelet.model.oci import Platform
 from vzkubelet.model.reference import Reference
 
@@ -53,7 +55,7 @@ def connection(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def credentials(target: Reference, given: dict[str, Any]) -> tuple[RegistryCredential, ...]:
-    """The login given, else those of ``docker login`` (files only; credential helpers are not asked)."""
+    """The login given, else those of ``docker login``, whose credential helpers are asked."""
     username, password = given["username"], given["password"]
     if given["password_stdin"]:
         password = sys.stdin.read().rstrip("\r\n")
@@ -61,15 +63,10 @@ def credentials(target: Reference, given: dict[str, Any]) -> tuple[RegistryCrede
         return (RegistryCredential(username, password or ""),)
     if password:
         raise click.UsageError("a password needs --username")
-    directory = config.process_environment().get("DOCKER_CONFIG")
-    if not directory and not config.has_home():
+    directory = config.docker_config_directory()
+    if directory is None:
         return ()
-    path = (Path(directory) if directory else Path.home() / ".docker") / "config.json"
-    if not path.is_file():
-        return ()
-    keyring = Keyring()
-    keyring.add_config(path.read_bytes(), str(path))
-    return keyring.lookup(target)
+    return interruption.run(DockerLogins(directory, config.helper_environment()).lookup(target))
 
 
 def parse_platform(text: str) -> Platform:

@@ -123,6 +123,7 @@ class PullRecords:
         return self._intent_file(image).exists()
 
     def intend(self, image: str) -> None:
+        self._make_root()
         write_atomic(self._intent_file(image), msgspec.json.encode(_Intent(image)))
 
     def forget_intent(self, image: str) -> None:
@@ -178,9 +179,13 @@ class PullRecords:
                     write_atomic(path, salt)
         return salt
 
+    def _make_root(self) -> None:
+        """Before what is below it, which would make it for everybody's eyes."""
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make_root()
         descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

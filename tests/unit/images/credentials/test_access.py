@@ -1,0 +1,279 @@
+"""Who may use an image that is here: the kubelet's image pull manager, and what a crash leaves of its records."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from vzkubelet import errors
+from vzkubelet.config import CredentialVerification
+from vzkubelet.images.credentials import NodeImageAccess, Verification
+from vzkubelet.images.credentials.docker_logins import DockerLogins
+from vzkubelet.images.credentials.provider_config import ProviderSettings
+from vzkubelet.images.credentials.providers import Answer, Provider, Providers
+from vzkubelet.images.credentials.pull_records import Credentials, PulledSecret, PullRecords
+from vzkubelet.model.docker_config import Candidate, RegistryCredential, SecretCoordinates
+from vzkubelet.model.reference import parse
+
+IMAGE = parse("r.io/team/vm:1")
+IMAGE_ID = "r.io/team/vm@sha256:" + "1" * 64
+LOGIN = RegistryCredential("u", "hunter2")
+OF_A = Candidate(LOGIN, SecretCoordinates("a", "pull", "uid-a"))
+CHANGED = Candidate(RegistryCredential("u", "new"), OF_A.secret)
+RECREATED = Candidate(RegistryCredential("u", "new"), SecretCoordinates("a", "pull", "uid-new"))
+COPIED = Candidate(LOGIN, SecretCoordinates("b", "copy", "uid-b"))
+OTHER = Candidate(RegistryCredential("v", "other"), SecretCoordinates("b", "pull", "uid-c"))
+NODE = Candidate(LOGIN)
+
+
+class Daemon:
+    """An agent on records that outlive it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.restart()
+
+    def restart(self, policy: CredentialVerification = CredentialVerification.NEVER_PRELOADED) -> None:
+        self.access = NodeImageAccess(self.root, Verification(policy))
+
+    async def pull(self, used: Candidate | None, image_id: str = IMAGE_ID, image: str = str(IMAGE)) -> None:
+        async with self.access.pulling(parse(image)) as recording:
+            await recording.succeeded(image_id, used)
+
+    async def die_while_pulling(self) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            async with self.access.pulling(IMAGE):
+                raise asyncio.CancelledError
+        self.restart()
+
+    async def may_use(self, *candidates: Candidate, image_id: str = IMAGE_ID, image: str = str(IMAGE)) -> bool:
+        async def own() -> Sequence[Candidate]:
+            return candidates
+
+        return await self.access.may_use(image, parse(image), image_id, own)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Daemon:
+    return Daemon(tmp_path / "access")
+
+
+async def test_what_somebody_else_brought_is_for_all(daemon: Daemon) -> None:
+    assert await daemon.may_use()
+    assert not daemon.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("used", "candidates", "allowed"),
+    [
+        (OF_A, [], False),
+        (OF_A, [OTHER], False),
+        (OF_A, [NODE], False),
+        (OF_A, [RECREATED], False),
+        (OF_A, [OF_A], True),
+        (OF_A, [OTHER, OF_A], True),
+        (OF_A, [COPIED], True),  # the same login in another namespace
+        (OF_A, [CHANGED], True),  # the same secret with another login
+        (NODE, [], True),
+        (None, [], True),
+    ],
+)
+async def test_after_a_pull(used: Candidate | None, candidates: list[Candidate], allowed: bool, daemon: Daemon) -> None:
+    await daemon.pull(used)
+    assert await daemon.may_use(*candidates) is allowed
+    daemon.restart()
+    assert await daemon.may_use(*candidates) is allowed
+
+
+@pytest.mark.parametrize(
+    ("policy", "preloaded", "pulled"),
+    [
+        (CredentialVerification.NEVER, True, True),
+        (CredentialVerification.NEVER_PRELOADED, True, False),
+        (CredentialVerification.NEVER_ALLOWLISTED, False, False),
+        (CredentialVerification.ALWAYS, False, False),
+    ],
+)
+async def test_policies(policy: CredentialVerification, preloaded: bool, pulled: bool, daemon: Daemon) -> None:
+    daemon.restart(policy)
+    assert await daemon.may_use() is preloaded
+    await daemon.pull(OF_A)
+    assert await daemon.may_use() is pulled
+    assert await daemon.may_use(OF_A)
+
+
+async def test_the_pods_secrets_are_not_read_without_need(daemon: Daemon) -> None:
+    async def own() -> Sequence[Candidate]:
+        raise errors.Unavailable("the API server is away")
+
+    await daemon.pull(None)
+    assert await daemon.access.may_use(str(IMAGE), IMAGE, IMAGE_ID, own)
+    await daemon.pull(OF_A, image_id="other")
+    with pytest.raises(errors.Unavailable):
+        await daemon.access.may_use(str(IMAGE), IMAGE, "other", own)
+
+
+async def test_each_login_that_pulls_is_remembered(daemon: Daemon) -> None:
+    await daemon.pull(OF_A)
+    await daemon.pull(OTHER)
+    assert await daemon.may_use(OF_A)
+    assert await daemon.may_use(OTHER)
+    await daemon.pull(None)
+    assert await daemon.may_use()
+
+
+async def test_what_only_matched_is_remembered_as_well(daemon: Daemon) -> None:
+    await daemon.pull(OF_A)
+    assert await daemon.may_use(CHANGED)
+    # From now on the changed login opens the image in whatever secret, and the old one does not.
+    assert await daemon.may_use(Candidate(CHANGED.login, OTHER.secret))
+    assert not await daemon.may_use(COPIED)
+
+
+async def test_another_repository_is_another_question(daemon: Daemon) -> None:
+    await daemon.pull(None)
+    assert not await daemon.may_use(image="r.io/other/vm:1")
+
+
+async def test_a_new_image_under_the_tag_is_another_question(daemon: Daemon) -> None:
+    await daemon.pull(OF_A)
+    await daemon.pull(OTHER, image_id="new")
+    assert not await daemon.may_use(OF_A, image_id="new")
+    assert await daemon.may_use(OTHER, image_id="new")
+
+
+async def test_image_of_a_pull_that_died_before_its_record_opens_to_nobody(daemon: Daemon) -> None:
+    await daemon.die_while_pulling()
+    assert not await daemon.may_use(OF_A)
+    daemon.restart()
+    assert not await daemon.may_use()
+
+
+async def test_a_failed_pull_after_a_death_does_not_open_the_image(daemon: Daemon) -> None:
+    await daemon.die_while_pulling()
+    with pytest.raises(errors.Unauthenticated):
+        async with daemon.access.pulling(IMAGE):
+            raise errors.Unauthenticated("no")
+    assert not await daemon.may_use()
+    await daemon.pull(OF_A)
+    assert await daemon.may_use(OF_A)
+    assert not await daemon.may_use()
+
+
+async def test_a_failed_pull_leaves_what_a_person_brings_afterwards_open(daemon: Daemon) -> None:
+    with pytest.raises(errors.Unavailable):
+        async with daemon.access.pulling(IMAGE):
+            raise errors.Unavailable("no")
+    assert await daemon.may_use()
+    assert list((daemon.root / "pulling").iterdir()) == []
+
+
+async def test_an_image_is_closed_from_its_arrival_to_its_record(daemon: Daemon) -> None:
+    async with daemon.access.pulling(IMAGE) as recording:
+        assert not await daemon.may_use(OF_A)
+        async with daemon.access.pulling(IMAGE) as second:
+            await second.succeeded(IMAGE_ID, OF_A)
+        assert await daemon.may_use(OF_A)
+        assert not await daemon.may_use()
+        await recording.succeeded(IMAGE_ID, OF_A)
+    assert list((daemon.root / "pulling").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"imageId": 5}'])
+async def test_a_damaged_record_opens_to_nobody_until_the_next_pull(content: bytes, daemon: Daemon) -> None:
+    await daemon.pull(None)
+    [record] = (daemon.root / "pulled").iterdir()
+    record.write_bytes(content)
+    assert not await daemon.may_use(OF_A)
+    await daemon.pull(OF_A)
+    assert await daemon.may_use(OF_A)
+
+
+async def test_unreadable_records_open_nothing(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(PullRecords, "pulled", fail)
+    assert not await daemon.may_use(OF_A)
+    monkeypatch.setattr(PullRecords, "intend", fail)
+    with pytest.raises(errors.Unavailable, match="Failed to record image pull intent") as caught:
+        await daemon.pull(OF_A)
+    assert caught.value.reason == "ErrImagePull"
+
+
+async def test_a_pull_that_cannot_be_recorded_opens_to_nobody(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PullRecords, "add", full)
+        await daemon.pull(OF_A)
+    daemon.restart()
+    assert not await daemon.may_use(OF_A)
+
+
+async def test_records_hold_no_login_and_are_for_their_owner_alone(daemon: Daemon) -> None:
+    await daemon.pull(OF_A)
+    files = [path for path in daemon.root.rglob("*") if path.is_file()]
+    assert {path.parent.name for path in files} == {"access", "pulled"}
+    assert not any(b"hunter2" in path.read_bytes() for path in files)
+    assert {path.stat().st_mode & 0o077 for path in [*files, daemon.root]} == {0}
+    [record] = (daemon.root / "pulled").iterdir()
+    mapping = json.loads(record.read_bytes())["credentialMapping"]["r.io/team/vm"]
+    [secret] = mapping["kubernetesSecrets"]
+    assert (secret["namespace"], secret["name"], secret["uid"]) == ("a", "pull", "uid-a")
+    assert len(secret["credentialHash"]) == 64
+    other = PullRecords(daemon.root.with_name("other")).secret(OF_A)
+    assert other is not None
+    assert other.credential_hash != secret["credentialHash"]  # guesses cannot be hashed ahead
+
+
+async def test_a_record_has_an_end_for_what_only_matches(daemon: Daemon) -> None:
+    records = PullRecords(daemon.root)
+    known = [PulledSecret("n", f"s{number}", "u", f"{number}") for number in range(100)]
+    records.add(IMAGE_ID, IMAGE.repository, Credentials(tuple(known)))
+    await daemon.pull(OF_A)
+    assert await daemon.may_use(COPIED)  # its login is known, so it is let in, and not added
+    record = records.pulled(IMAGE_ID)
+    assert record is not None
+    assert len(record.credential_mapping[IMAGE.repository].kubernetes_secrets) == 101
+
+
+def finder(*present: str) -> Callable[[str], object]:
+    async def find(image_id: str) -> object | None:
+        if image_id == "unknown":
+            raise errors.Unavailable("no engine")
+        return image_id if image_id in present else None
+
+    return find
+
+
+async def test_records_of_images_that_are_gone_go_too(daemon: Daemon) -> None:
+    for image_id in ("machine", "sidecar", "gone", "unknown"):
+        await daemon.pull(OF_A, image_id=image_id)
+    await daemon.access.prune([finder("machine"), finder("sidecar")], before=0.0)  # type: ignore[list-item]
+    assert not await daemon.may_use(image_id="gone")
+    await daemon.access.prune([finder("machine"), finder("sidecar")], before=4e9)  # type: ignore[list-item]
+    assert await daemon.may_use(image_id="gone")
+    for image_id in ("machine", "sidecar", "unknown"):
+        assert not await daemon.may_use(image_id=image_id)
+
+
+async def test_logins_of_the_node_each_once_and_a_broken_file_costs_only_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask(image: str) -> Answer:
+        return Answer("Image", {"r.io": RegistryCredential("plugin"), "r.io/team": RegistryCredential("file", "f")})
+
+    settings = ProviderSettings("test", "credentialprovider.kubelet.k8s.io/v1", ("r.io",), 0.0)
+    docker = DockerLogins(tmp_path, {})
+    docker.path.write_text('{"auths": {"r.io": {"username": "file", "password": "f"}}}')
+    access = NodeImageAccess(tmp_path / "a", docker=docker, providers=Providers({"t": Provider(settings, ask)}))
+    plugin = Candidate(RegistryCredential("plugin"))
+    assert await access.node_candidates(IMAGE) == (Candidate(RegistryCredential("file", "f")), plugin)
+    docker.path.write_text("{")
+    assert plugin in await access.node_candidates(IMAGE)
+    assert "the Docker config gives no login for r.io/team/vm" in caplog.text
+    await access.close()
