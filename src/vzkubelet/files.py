@@ -1,16 +1,22 @@
 """State files that are complete or absent: staged beside their place, synced, renamed."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import secrets
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
 """What a crash left half made starts with this and may be removed by whoever owns the directory."""
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+_NO_REFLINK = frozenset(
+    {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EACCES}
+)
 _NO_FULL_SYNC = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENODEV})
 
 
@@ -89,3 +95,39 @@ def children(path: Path) -> list[str]:
         return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(STAGING_PREFIX))
     except FileNotFoundError:
         return []
+
+
+def reflink(source: Path, target: Path) -> bool:
+    """Make `target` (new, mode 0600) share the blocks of `source`; False, and no target, where that cannot be.
+
+    clonefile(2) on APFS, FICLONE on XFS and btrfs. Raises: OSError.
+    """
+    if sys.platform == "darwin":
+        return _clonefile(source, target)
+    original = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.ioctl(descriptor, _FICLONE, original)
+        except OSError as exc:
+            target.unlink()
+            if exc.errno in _NO_REFLINK:
+                return False
+            raise
+        finally:
+            os.close(descriptor)
+    finally:
+        os.close(original)
+    return True
+
+
+def _clonefile(source: Path, target: Path) -> bool:
+    """clonefile(2), sys/clonefile.h: 0 on success; the target must not exist. It copies the mode too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.clonefile(os.fsencode(source), os.fsencode(target), ctypes.c_uint32(0)) == 0:
+        target.chmod(0o600)
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_REFLINK:
+        return False
+    raise OSError(code, os.strerror(code), str(source))
