@@ -8,7 +8,7 @@ import pytest
 
 from vzkubelet.errors import InvalidInput
 from vzkubelet.images import formats
-from vzkubelet.images.formats import agoda
+from vzkubelet.images.formats import agoda, chunked
 from vzkubelet.images.formats.artifact import Encoding, Machine
 from vzkubelet.model import oci
 from vzkubelet.model.oci import Descriptor, Index, Platform
@@ -171,12 +171,8 @@ CONTAINER = {"mediaType": oci.IMAGE_CONFIG, "digest": digest("1"), "size": 1}
             "an ordinary container image",
         ),
         (
-            {
-                "artifactType": "",
-                "config": CONTAINER,
-                "layers": [layer("application/vnd.cirruslabs.tart.disk.v2", None)],
-            },
-            "a Tart virtual machine image",
+            {"artifactType": "", "config": CONTAINER | {"mediaType": "application/vnd.cncf.helm.config.v1+json"}},
+            "a Helm",
         ),
         ({"artifactType": "application/vnd.example+type"}, "an artifact of type application/vnd.example+type"),
     ],
@@ -308,9 +304,27 @@ def test_index_without_what_this_host_runs() -> None:
 
 
 def test_index_of_ordinary_images() -> None:
-    ordinary = Index(schema_version=2, manifests=[entry("", LINUX, "1")])
+    ordinary = Index(schema_version=2, manifests=[entry("", MAC, "1")])
     with pytest.raises(InvalidInput, match="index of ordinary container images"):
         formats.choose(ordinary, [LINUX], NAME)
+
+
+def test_entry_that_does_not_say_what_it_is_comes_after_those_that_do() -> None:
+    index = Index(
+        schema_version=2,
+        manifests=[
+            entry("", LINUX, "1"),
+            entry("application/vnd.example", LINUX, "2"),
+            entry("", MAC, "3"),
+            entry(agoda.ARTIFACT_TYPE, LINUX, "4"),
+            entry(chunked.ARTIFACT_TYPE, LINUX, "5"),
+            entry("", None, "6"),
+        ],
+    )
+    # The first platform decides, then the format: what is moved fastest comes first.
+    assert [one.digest[-1] for one in formats.candidates(index, [MAC, LINUX], NAME)] == ["3", "6", "5", "4", "1"]
+    assert [one.digest[-1] for one in formats.candidates(index, [LINUX], NAME)] == ["5", "4", "1", "6"]
+    assert [one.digest[-1] for one in formats.candidates(index, [], NAME)] == ["5", "4", "1", "3", "6"]
 
 
 # --- Writing

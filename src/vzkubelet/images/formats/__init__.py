@@ -4,12 +4,9 @@ One module per format, each with the same functions; further formats join `_FORM
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
-
-import msgspec
 
 from vzkubelet.errors import clip
-from vzkubelet.images.formats import agoda
+from vzkubelet.images.formats import agoda, chunked, fields, lume, tart
 from vzkubelet.images.formats.artifact import (
     Artifact,
     Chunked,
@@ -21,12 +18,15 @@ from vzkubelet.images.formats.artifact import (
     Machine,
     Stream,
     Streams,
+    WritableFormat,
+    Written,
     invalid_image,
 )
 from vzkubelet.model import oci
 from vzkubelet.model.oci import Descriptor, Index, Manifest, Platform
 
 __all__ = [
+    "WRITABLE",
     "Artifact",
     "Chunked",
     "Content",
@@ -36,22 +36,29 @@ __all__ = [
     "Machine",
     "Stream",
     "Streams",
+    "WritableFormat",
+    "Written",
+    "candidates",
     "choose",
     "fits",
+    "format_of",
     "invalid_image",
     "is_index",
+    "not_a_machine",
     "read",
     "read_index",
     "read_machine",
     "read_manifest",
 ]
 
-T = TypeVar("T")
-_FORMATS: Mapping[str, Format] = {agoda.ARTIFACT_TYPE: agoda}
-_EXPECTED = f"expected a virtual machine image with artifactType {agoda.ARTIFACT_TYPE}"
+_FORMATS: Sequence[Format] = (chunked, agoda, tart, lume)
+"""In the order of preference, should an index offer several for one platform: what is moved fastest comes first."""
+WRITABLE: Mapping[str, WritableFormat] = {agoda.NAME: agoda, chunked.NAME: chunked, tart.NAME: tart}
+_EXPECTED = (
+    f"expected a virtual machine image with artifactType {chunked.ARTIFACT_TYPE} or {agoda.ARTIFACT_TYPE}, "
+    "or one of Tart or Lume"
+)
 _FOREIGN = {
-    "application/vnd.cirruslabs.tart.": "a Tart virtual machine image, which cannot be read yet",
-    "application/vnd.trycua.lume.": "a Lume virtual machine image, which cannot be read yet",
     "application/vnd.cncf.helm.": "a Helm chart",
     "application/vnd.docker.container.image.": "an ordinary container image",
     oci.IMAGE_CONFIG: "an ordinary container image",
@@ -64,11 +71,16 @@ def is_index(media_type: str) -> bool:
 
 
 def read_manifest(content: bytes, name: str) -> Manifest:
-    return _decode(content, Manifest, "manifest", name)
+    return fields.decode(content, Manifest, "manifest", name)
 
 
 def read_index(content: bytes, name: str) -> Index:
-    return _decode(content, Index, "image index", name)
+    return fields.decode(content, Index, "image index", name)
+
+
+def format_of(manifest: Manifest) -> Format | None:
+    """The format of a virtual machine image, None for anything else. By artifactType, or by media types."""
+    return next((format_ for format_ in _FORMATS if format_.recognises(manifest)), None)
 
 
 def read(manifest: Manifest, name: str) -> Artifact:
@@ -77,7 +89,7 @@ def read(manifest: Manifest, name: str) -> Artifact:
     Raises:
         InvalidInput: another kind of artifact, or a malformed one.
     """
-    format_ = _FORMATS.get(manifest.artifact_type)
+    format_ = format_of(manifest)
     if format_ is None:
         raise invalid_image(f"{name} is {_describe(manifest)}; {_EXPECTED}")
     return format_.read(manifest, name)
@@ -87,30 +99,60 @@ def read_machine(
     manifest: Manifest, artifact: Artifact, config: bytes, image_config: bytes | None, name: str
 ) -> Machine:
     """What the small documents of an artifact that `read` returned say."""
-    return _FORMATS[manifest.artifact_type].read_machine(artifact, config, image_config, name)
+    format_ = format_of(manifest)
+    assert format_ is not None
+    return format_.read_machine(artifact, config, image_config, name)
 
 
-def choose(index: Index, wanted: Sequence[Platform], name: str) -> Descriptor:
-    """The index entry for this host: a virtual machine image, for the first wanted platform that is there.
+def candidates(index: Index, wanted: Sequence[Platform], name: str) -> tuple[Descriptor, ...]:
+    """The index entries that may be for this host, the preferred one first. Nothing wanted means any platform.
 
-    Nothing wanted means any. An entry without a platform fits any: its manifest tells later.
+    The first platform decides, then the format. Entries without artifactType may be virtual machine images of formats
+    that have none, or ordinary container images: only their manifests tell (`format_of`), so they come after those that
+    say what they are, and whoever fetches them goes on to the next one. An entry without platform fits any.
 
     Raises:
         InvalidInput: none fits.
     """
-    machines = [entry for entry in index.manifests if entry.artifact_type in _FORMATS]
-    if not machines:
-        raise invalid_image(f"{name} is an index of ordinary container images or other artifacts; {_EXPECTED}")
-    if not wanted:
-        return machines[0]
-    for platform in wanted:
-        for entry in machines:
-            if entry.platform is None or fits(entry.platform, platform):
-                return entry
-    offered = ", ".join(str(entry.platform) for entry in machines)
-    raise invalid_image(
-        f"{name}: no virtual machine image for {' or '.join(map(str, wanted))} in the index, only {clip(offered)}"
-    )
+    ranks = {format_.ARTIFACT_TYPE: rank for rank, format_ in enumerate(_FORMATS) if format_.ARTIFACT_TYPE}
+    ranks[""] = len(ranks)
+    entries = [entry for entry in index.manifests if entry.artifact_type in ranks and not is_index(entry.media_type)]
+    found: list[tuple[int, int, int, Descriptor]] = []
+    for position, entry in enumerate(entries):
+        rank = _rank(entry.platform, wanted)
+        if rank is not None:
+            found.append((rank, ranks[entry.artifact_type], position, entry))
+    if not found:
+        machines = [entry for entry in entries if entry.artifact_type]
+        if not machines:
+            raise invalid_image(f"{name} is an index of ordinary container images or other artifacts; {_EXPECTED}")
+        offered = ", ".join(str(entry.platform) for entry in machines)
+        raise invalid_image(
+            f"{name}: no virtual machine image for {' or '.join(map(str, wanted))} in the index, only {clip(offered)}"
+        )
+    return tuple(entry for *_, entry in sorted(found, key=lambda row: row[:3]))
+
+
+def choose(index: Index, wanted: Sequence[Platform], name: str) -> Descriptor:
+    """The entry that says by its artifactType that it is for this host; the first of `candidates` where none does.
+
+    Raises:
+        InvalidInput: none fits.
+    """
+    entries = candidates(index, wanted, name)
+    return next((entry for entry in entries if entry.artifact_type), entries[0])
+
+
+def not_a_machine(name: str, wanted: Sequence[Platform]) -> Exception:
+    """For an index of whose candidates none turned out to be a virtual machine image."""
+    platforms = " or ".join(map(str, wanted)) or "any platform"
+    return invalid_image(f"{name}: no virtual machine image for {platforms} in the index; {_EXPECTED}")
+
+
+def _rank(platform: Platform | None, wanted: Sequence[Platform]) -> int | None:
+    if not wanted or platform is None or not (platform.os or platform.architecture):
+        return 0
+    return next((rank for rank, one in enumerate(wanted) if fits(platform, one)), None)
 
 
 def fits(platform: Platform, wanted: Platform) -> bool:
@@ -124,10 +166,3 @@ def _describe(manifest: Manifest) -> str:
             if any(media_type.startswith(beginning) for media_type in types):
                 return description
     return f"an artifact of type {clip(manifest.artifact_type or manifest.config.media_type)}"
-
-
-def _decode(content: bytes, type_: type[T], what: str, name: str) -> T:
-    try:
-        return msgspec.json.decode(content, type=type_)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise invalid_image(f"{name}: the {what} is malformed: {clip(str(exc))}") from exc

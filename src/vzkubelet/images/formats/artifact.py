@@ -1,6 +1,7 @@
 """A virtual machine image as every format describes it: which blobs become which files, and what the machine needs."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -116,6 +117,8 @@ class Artifact:
     aux: Content
     config: Descriptor | None
     image_config: Descriptor | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Of the manifest, where the format says something about the machine there."""
 
     @property
     def contents(self) -> tuple[Content, ...]:
@@ -160,6 +163,14 @@ class Machine:
     """Further labels of the image, sorted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An image whose contents are uploaded already: what is left to upload, the manifest last."""
+
+    documents: tuple[bytes, ...]
+    manifest: bytes
+
+
 class Format(Protocol):
     """What a format's module offers. `name` is the reference, for messages.
 
@@ -167,9 +178,37 @@ class Format(Protocol):
         InvalidInput: not exactly what the format allows.
     """
 
+    NAME: str
+    ARTIFACT_TYPE: str
+    """Empty for formats that have none; `recognises` looks at media types then."""
+
+    def recognises(self, manifest: Manifest) -> bool: ...
+
     def read(self, manifest: Manifest, name: str) -> Artifact: ...
 
     def read_machine(self, artifact: Artifact, config: bytes, image_config: bytes | None, name: str) -> Machine: ...
+
+
+class WritableFormat(Format, Protocol):
+    """A format that images can be pushed and converted to."""
+
+    def write(
+        self,
+        machine: Machine,
+        disk: Content,
+        aux: Content,
+        *,
+        image_config: Mapping[str, object] | None = None,
+        created: str | None = None,
+    ) -> Written:
+        """The documents and the manifest of an image whose contents are uploaded.
+
+        `image_config` is an OCI image config to put in; `created` an RFC 3339 time, None leaves it out.
+
+        Raises:
+            InvalidInput: a machine that the format cannot say. ValueError: contents of a layout that it does not have.
+        """
+        ...
 
 
 def single(blob: Descriptor, encoding: Encoding, raw_size_bytes: int, raw_digest: str) -> Content:
