@@ -11,6 +11,7 @@ from yarl import URL
 
 from vzkubelet.errors import Integrity, Unavailable
 from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.pace import Pace
 from vzkubelet.images.requests import Requests
 from vzkubelet.images.throttling import RETRY_AFTER_DEFAULT_S, retry_after_s
 from vzkubelet.images.transport import READ_TIMEOUT_S, translated
@@ -41,8 +42,7 @@ class Blobs:
         self._locations: dict[str, URL] = {}
         self.is_rangeless = False
         """A part of a blob was asked for, and the whole of it was sent."""
-        self.prefers_several = False
-        """Several ranges at a time turned out to be faster than one stream (`pace`)."""
+        self.pace = Pace()
 
     @asynccontextmanager
     async def range(

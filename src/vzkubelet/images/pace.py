@@ -14,6 +14,8 @@ _ROUND_S = 2.0
 _TRIAL_BYTES = 32 * 1024 * 1024
 _STARVED_SHARE = 0.3
 """Of its time that the consumer waits for bytes; below that more connections bring nothing."""
+_FAST_BYTES_PER_S = 300 * 1024 * 1024
+"""Nobody's stream over the internet is that fast, and nothing near by is faster with several."""
 _GAIN = 1.1
 """By how much the other way must be faster to be kept."""
 _ROUNDS_UNTIL_NEXT_TRIAL = 16
@@ -27,23 +29,19 @@ class _Stage(Enum):
 
 
 class Pace:
-    """Decides from round to round. Pure: `measured` is told what happened."""
+    """Decides from round to round, for all blobs of a repository. Pure: `measured` is told what happened."""
 
-    def __init__(self, concurrency: int, *, several: bool = False) -> None:
-        """`several` is what turned out to be better for an earlier blob of the same repository."""
-        self._concurrency = max(1, concurrency)
-        self.is_several = several and self._concurrency > 1
+    def __init__(self) -> None:
+        self.is_several = False
         self.round_bytes = ROUND_MIN_BYTES
         self._stage = _Stage.STEADY
         self._rate_to_beat = 0.0
         self._rounds_until_trial = 0
 
-    @property
-    def connections(self) -> int:
-        return self._concurrency if self.is_several else 1
-
-    def measured(self, size_bytes: int, duration_s: float, waited_s: float) -> None:
+    def measured(self, size_bytes: int, duration_s: float, waited_s: float, *, several: bool) -> None:
         """After a round of `size_bytes` in which the consumer waited `waited_s` of `duration_s` for bytes."""
+        if several is not self.is_several:
+            return  # of another blob's reader, begun before this one's led to a change
         duration_s = max(duration_s, 1e-6)
         rate = size_bytes / duration_s
         self.round_bytes = int(min(max(rate * _ROUND_S, ROUND_MIN_BYTES), ROUND_MAX_BYTES))
@@ -51,7 +49,7 @@ class Pace:
             case _Stage.STEADY:
                 self._rounds_until_trial -= 1
                 starved = waited_s > duration_s * _STARVED_SHARE
-                if starved and self._rounds_until_trial <= 0 and self._concurrency > 1:
+                if starved and self._rounds_until_trial <= 0 and rate < _FAST_BYTES_PER_S:
                     self._rate_to_beat = rate * _GAIN
                     self.is_several = not self.is_several
                     self._stage, self.round_bytes = _Stage.WARMING, ROUND_MIN_BYTES

@@ -20,7 +20,6 @@ from vzkubelet.aio import cancel, spawn
 from vzkubelet.errors import Integrity, Unavailable
 from vzkubelet.images.blobs import BlobRange
 from vzkubelet.images.formats.artifact import PULL_REASON
-from vzkubelet.images.pace import Pace
 from vzkubelet.images.rate import RateLimit
 from vzkubelet.images.registry import Repository
 from vzkubelet.model.oci import Descriptor
@@ -93,21 +92,19 @@ class RangedBlob:
             NotFound, Unauthenticated, Forbidden, Unavailable; Integrity: the blob is longer or shorter than described.
         """
         end = self._descriptor.size if end is None else end
-        pace = Pace(self._concurrency, several=self._blobs.prefers_several)
+        pace = self._blobs.pace
         position = start
         while position < end:
             waiting, begun_s, begun_at = _Stopwatch(), _now_s(), position
             round_end = min(end, position + pace.round_bytes)
-            if pace.is_several and not self._blobs.is_rangeless:
-                pieces = self._several(position, round_end)
-            else:
-                pieces = self._one(position, round_end, end)
+            several = pace.is_several and self._concurrency > 1 and not self._blobs.is_rangeless
+            pieces = self._several(position, round_end) if several else self._one(position, round_end, end)
             async with aclosing(pieces):
                 while piece := await waiting.timed(anext(pieces, b"")):
                     position += len(piece)
                     yield piece
-            pace.measured(position - begun_at, _now_s() - begun_s, waiting.total_s)
-            self._blobs.prefers_several = pace.is_several
+            if self._concurrency > 1:
+                pace.measured(position - begun_at, _now_s() - begun_s, waiting.total_s, several=several)
 
     async def fetch(self, start: int, end: int) -> memoryview:
         """The bytes from `start` up to and without `end`, by one range; they are held in memory once.
