@@ -93,9 +93,13 @@ def test_linux_guest_of_virtualbuddy(tmp_path: Path) -> None:
 
 
 def test_linux_guest_of_tart(tmp_path: Path) -> None:
-    directory = vm_bundles.tart(tmp_path / "vm", os="linux", arch="amd64", ecid="", hardwareModel="")
-    machine = bundles.read(directory).machine
-    assert (machine.os, machine.architecture, machine.machine_id) == ("linux", "amd64", b"")
+    directory = vm_bundles.tart(
+        tmp_path / "vm", os="linux", arch="amd64", ecid="", hardwareModel="", machineIdentifier="aWRlbnRpZmllcg=="
+    )
+    bundle = bundles.read(directory)
+    machine = bundle.machine
+    assert (machine.os, machine.architecture, machine.machine_id) == ("linux", "amd64", b"identifier")
+    assert exported(bundle, tmp_path / "out", Tool.TART).machine == machine
 
 
 def test_the_document_itself_may_be_named(tmp_path: Path) -> None:
@@ -474,8 +478,8 @@ def test_tart_gets_all_that_it_requires(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "out" / "config.json").read_text())
     required = {"version", "cpuCountMin", "cpuCount", "memorySizeMin", "memorySize", "macAddress", "ecid"}
     assert required <= document.keys()
-    assert document["cpuCount"] >= document["cpuCountMin"] > 0
-    assert document["memorySize"] >= document["memorySizeMin"] > 0
+    assert document["cpuCount"] >= max(document["cpuCountMin"], 1)
+    assert document["memorySize"] >= max(document["memorySizeMin"], GIB)
     first = int(document["macAddress"].split(":")[0], 16)
     assert first & 0b11 == 0b10, "not a locally administered address of one station"
     assert document["display"] == {"width": 100, "height": 200, "unit": "pt"}

@@ -4,7 +4,6 @@ The image's manifest is one of the agoda format whose layers are the raw files: 
 has it. Everything blocks, for a thread or a command line; Ctrl-C leaves nothing half made.
 """
 
-import base64
 import hashlib
 import os
 import shutil
@@ -13,20 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from vzkubelet.errors import Conflict, Exhausted, InvalidInput
 from vzkubelet.files import open_regular, reflink, sync
 from vzkubelet.images.bundles import qcow2
 from vzkubelet.images.bundles.bundle import Bundle, DiskFormat, read_fault, write_fault
 from vzkubelet.images.bundles.recognition import check
 from vzkubelet.images.formats import agoda
+from vzkubelet.images.formats.artifact import Content, Encoding, single
 from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord, rfc3339
 from vzkubelet.images.sparse import data_runs, read_blocks
 from vzkubelet.images.staging import Staging
 from vzkubelet.images.store import Store
-from vzkubelet.model import oci
-from vzkubelet.model.oci import Descriptor, Manifest, Platform
+from vzkubelet.model.oci import Descriptor
 from vzkubelet.model.reference import Reference
 
 Report = Callable[[str, int, int], None]
@@ -208,45 +205,11 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _manifest(bundle: Bundle, disk: ContentRecord, aux: ContentRecord) -> bytes:
-    """Equal bundles have equal manifests. Small documents lie in their descriptors: no registry keeps them."""
-    machine = bundle.machine
-    hints = agoda.write_image_config(machine, None)
-    manifest = Manifest(
-        schema_version=2,
-        media_type=oci.MANIFEST,
-        artifact_type=agoda.ARTIFACT_TYPE,
-        config=Descriptor(
-            media_type=oci.EMPTY,
-            digest=oci.EMPTY_DIGEST,
-            size=len(oci.EMPTY_JSON),
-            data=base64.b64encode(oci.EMPTY_JSON).decode(),
-            platform=Platform(os=machine.os, architecture=machine.architecture),
-        ),
-        layers=[
-            *(
-                Descriptor(
-                    media_type=media_type,
-                    digest=content.digest,
-                    size=content.size_bytes,
-                    annotations={oci.TITLE: title},
-                )
-                for media_type, title, content in (
-                    (agoda.DISK, agoda.DISK_TITLE, disk),
-                    (agoda.AUX, agoda.AUX_TITLE, aux),
-                )
-            ),
-            *([] if hints is None else [_inline(oci.IMAGE_CONFIG, hints)]),
-            _inline(agoda.CONFIG, agoda.write_config(machine), {oci.TITLE: agoda.CONFIG_TITLE}),
-        ],
-    )
-    return msgspec.json.encode(manifest)
+    """Equal bundles have equal manifests."""
+    return agoda.write(bundle.machine, _raw(disk), _raw(aux)).manifest
 
 
-def _inline(media_type: str, content: bytes, annotations: dict[str, str] | None = None) -> Descriptor:
-    return Descriptor(
-        media_type=media_type,
-        digest=f"sha256:{hashlib.sha256(content).hexdigest()}",
-        size=len(content),
-        data=base64.b64encode(content).decode(),
-        annotations=annotations,
-    )
+def _raw(content: ContentRecord) -> Content:
+    """Of a file that is its own blob."""
+    blob = Descriptor(media_type=agoda.DISK, digest=content.digest, size=content.size_bytes)
+    return single(blob, Encoding.IDENTITY, content.size_bytes, content.digest)

@@ -1,22 +1,19 @@
 """tart: ``~/.tart/vms/NAME`` with ``config.json``, ``disk.img`` and ``nvram.bin`` (facts of tart 2.x)."""
 
-import base64
 import secrets
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from vzkubelet.errors import Conflict, Unsupported, clip
 from vzkubelet.images.bundles import ecid
 from vzkubelet.images.bundles.bundle import Bundle, checked_hints, decode_json, document, member
+from vzkubelet.images.formats import tart
 from vzkubelet.images.formats.artifact import Display, Machine
 
 DOCUMENT = "config.json"
 DISK = "disk.img"
 AUX = "nvram.bin"
-_DEFAULT_CPUS = 4
-_DEFAULT_MEMORY_BYTES = 4 * 1024**3
 _STATE = "state.vzvmsave"
 _OVERLAY = "overlay.asif"
 
@@ -32,6 +29,8 @@ class Document(msgspec.Struct, frozen=True, rename="camel"):
     os: str = "darwin"
     arch: str = "arm64"
     ecid: bytes = b""
+    machine_identifier: bytes = b""
+    """Of a Linux guest."""
     hardware_model: bytes = b""
     cpu_count_min: int = 0
     cpu_count: int = 0
@@ -60,9 +59,8 @@ def read(directory: Path) -> Bundle:
 
 
 def _machine(described: Document, aux: Path) -> Machine:
-    machine_id = described.ecid
-    if described.os == "darwin" and not machine_id:
-        machine_id = ecid.machine_id(aux)
+    is_mac = described.os == "darwin"
+    machine_id = (described.ecid or ecid.machine_id(aux)) if is_mac else described.machine_identifier
     screen = described.display
     return Machine(
         os=described.os,
@@ -81,31 +79,7 @@ def _machine(described: Document, aux: Path) -> Machine:
 
 def describe(machine: Machine) -> bytes:
     """``config.json``. What tart requires and the image does not say is chosen; the MAC address then is a new one."""
-    cpu_min = machine.cpu_min or min(machine.cpu_count or _DEFAULT_CPUS, _DEFAULT_CPUS)
-    memory_min_bytes = machine.memory_min_bytes or min(
-        machine.memory_bytes or _DEFAULT_MEMORY_BYTES, _DEFAULT_MEMORY_BYTES
-    )
-    described: dict[str, Any] = {
-        "version": 1,
-        "os": machine.os,
-        "arch": machine.architecture,
-        "cpuCountMin": cpu_min,
-        "cpuCount": max(machine.cpu_count, cpu_min),
-        "memorySizeMin": memory_min_bytes,
-        "memorySize": max(machine.memory_bytes, memory_min_bytes),
-        "macAddress": machine.mac_address or _new_mac_address(),
-        "diskFormat": "raw",
-    }
-    if machine.os == "darwin":
-        described["ecid"] = base64.b64encode(machine.machine_id).decode()
-        described["hardwareModel"] = base64.b64encode(machine.hardware_model).decode()
-    if machine.display is not None:
-        display = machine.display
-        unit = {"unit": display.unit} if display.unit else {}
-        described["display"] = {"width": display.width, "height": display.height, **unit}
-    if machine.display_refit is not None:
-        described["displayRefit"] = machine.display_refit
-    return msgspec.json.format(msgspec.json.encode(described), indent=2) + b"\n"
+    return msgspec.json.format(tart.write_config(machine, machine.mac_address or _new_mac_address()), indent=2) + b"\n"
 
 
 def _new_mac_address() -> str:

@@ -168,7 +168,7 @@ def write(
     Tart insists on figures that other formats need not say: what is missing is what ``tart create`` would take.
     """
     boot_data.check(machine)
-    config = msgspec.json.encode(_config(machine, disk), order="sorted")
+    config = write_config(machine, machine.mac_address or _mac_address(machine, disk))
     described = _write_image_config(machine, image_config)
     annotations = {DISK_SIZE: str(disk.raw_size_bytes)}
     if created:
@@ -183,7 +183,9 @@ def write(
     return Written((config, described), msgspec.json.encode(manifest, order="sorted"))
 
 
-def _config(machine: Machine, disk: Content) -> dict[str, object]:
+def write_config(machine: Machine, mac_address: str) -> bytes:
+    """config.json, of an image and of a virtual machine's directory; with what ``tart create`` takes where the machine
+    does not say it."""
     document: dict[str, object] = {
         "version": 1,
         "os": machine.os,
@@ -192,7 +194,7 @@ def _config(machine: Machine, disk: Content) -> dict[str, object]:
         "cpuCount": machine.cpu_count or max(machine.cpu_min, _DEFAULT_CPU),
         "memorySizeMin": machine.memory_min_bytes,
         "memorySize": machine.memory_bytes or max(machine.memory_min_bytes, _DEFAULT_MEMORY_BYTES),
-        "macAddress": machine.mac_address or _mac_address(machine, disk),
+        "macAddress": mac_address,
         "diskFormat": _RAW,
     }
     identifier = base64.b64encode(machine.machine_id).decode()
@@ -205,7 +207,7 @@ def _config(machine: Machine, disk: Content) -> dict[str, object]:
         document["display"] = {"width": shown.width, "height": shown.height, **unit}
     if machine.display_refit is not None:
         document["displayRefit"] = machine.display_refit
-    return document
+    return msgspec.json.encode(document, order="sorted")
 
 
 def _mac_address(machine: Machine, disk: Content) -> str:
