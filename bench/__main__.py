@@ -1,4 +1,4 @@
-"""`python -m bench`: all measurements of one run, as tables and as JSON."""
+"""`python -m bench`: all measurements of one run, as tables and as JSON; `python -m bench images`: those of images."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from types import FrameType
 
 from bench import exec_round_trip, figures, idle, timeline, world
 from bench.figures import Host, PodStart, Report, Spread
+from bench.images import __main__ as images
 from bench.world import NAMESPACE, World
 
 FIRST = "first"
@@ -19,6 +20,8 @@ QUIET_S = 5.0
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["images"]:
+        return images.main(sys.argv[2:])
     options = _options()
     signal.signal(signal.SIGTERM, _end)
     began, load_before = time.monotonic(), os.getloadavg()[0]

@@ -22,7 +22,7 @@ from isal import isal_zlib
 from bench.images.direct import BUFFER_BYTES, DirectFile
 from vzkubelet.images.formats.chunk_index import ChunkIndex
 
-_RECEIVE_BYTES = 1024 * 1024
+RECEIVE_BYTES = 1024 * 1024
 _QUEUE = 8
 _WORKERS = 4
 """Of the chunked loop. More do not help on two processors; fewer leave one idle while another waits for the disk."""
@@ -103,7 +103,7 @@ def gzip_pull(reference: str, target: Path) -> None:
         inflating = _Stage(lambda parts: _inflate(parts, hashing, writing), failures)
         digesting = _Stage(lambda parts: _each(blob_hash.update, parts), failures)
         answer = repository.blob(layer["digest"])
-        while part := answer.read(_RECEIVE_BYTES):
+        while part := answer.read(RECEIVE_BYTES):
             inflating.put(part)
             digesting.put(part)
         for stage in (inflating, digesting, hashing, writing):
