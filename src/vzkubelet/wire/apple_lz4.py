@@ -35,12 +35,16 @@ class Decoder:
     Memory is bounded by the limit of a block and what is fed at once, whatever the sizes in the data say.
     """
 
-    def __init__(self, piece_bytes: int) -> None:
+    def __init__(self, piece_bytes: int, history: bytes = b"") -> None:
+        """One that begins at a `boundary` in the middle of a frame needs what the last 64 KiB before it became."""
         self.piece_bytes = piece_bytes
         """May be changed between two pieces."""
+        self.boundary = (0, 0)
+        """Compressed and raw bytes before the last block that was begun, counted from where this decoder began."""
+        self._consumed_bytes = self._emitted_bytes = 0
         self._buffer = bytearray()
         self._position = 0
-        self._history = b""
+        self._history = history[-_WINDOW_BYTES:]
         self._stored_left = 0
         self._output = memoryview(b"")
         self._ended = False
@@ -52,6 +56,7 @@ class Decoder:
             DamagedFrame: not a frame, or damaged.
         """
         del self._buffer[: self._position]
+        self._consumed_bytes += self._position
         self._position = 0
         self._buffer += data
         while self._output or self._next_output():
@@ -81,6 +86,7 @@ class Decoder:
             if left:
                 raise DamagedFrame("something follows the end of the compressed data")
             return False
+        self.boundary = (self._consumed_bytes + self._position, self._emitted_bytes)
         if left < _MARK_BYTES:
             return False
         body = self._position + _MARK_BYTES
@@ -136,6 +142,7 @@ class Decoder:
         return True
 
     def _emit(self, output: bytes) -> None:
+        self._emitted_bytes += len(output)
         self._history = (output if len(output) >= _WINDOW_BYTES else self._history + output)[-_WINDOW_BYTES:]
         self._output = memoryview(output)
 

@@ -186,3 +186,18 @@ def test_one_wrong_byte_never_crashes(data: bytes, position: int, change: int) -
     except DamagedFrame:
         return
     assert sum(map(len, pieces)) <= apple_lz4.BLOCK_LIMIT_BYTES
+
+
+@given(data=st.data())
+def test_goes_on_at_any_boundary(data: st.DataObject) -> None:
+    raw = b"".join(data.draw(st.lists(st.sampled_from([b"text " * 30_000, bytes(range(256)) * 500]), max_size=3)))
+    compressed = encode(raw)
+    cut = data.draw(st.integers(0, len(compressed)))
+    decoder = Decoder(1 << 20)
+    before = b"".join(decoder.feed(compressed[:cut]))
+    consumed, emitted = decoder.boundary
+    assert consumed <= cut
+    assert emitted <= len(before)
+    rest = Decoder(1 << 20, history=raw[:emitted])
+    assert b"".join(rest.feed(compressed[consumed:])) == raw[emitted:]
+    rest.finish()
