@@ -27,11 +27,11 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vzkubelet.errors import Unavailable
 from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.images.content_users import Users, entries, remove_old
 from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.images.records import (
     ContentKind,
@@ -43,13 +43,15 @@ from vzkubelet.images.records import (
     write_record,
 )
 from vzkubelet.images.staging import Staging, allocated_bytes
-from vzkubelet.images.verification import Damage, Pace, any_pace, find_damage, list_chunks
+from vzkubelet.images.verification import Damage, Pace, Verdict, any_pace, examine, list_chunks
 
 _log = logging.getLogger(__name__)
 _HEX_LENGTH = 64
-_BEING_MADE_S = 3600.0
-"""A user's link that leads nowhere yet, and a half written file, may belong to something that is being made."""
 _ATTEMPTS = 3
+_KEPT_RANGES = 100
+LIST_BYTES = 256 * 1024
+"""Size of the chunks of the lists that are made in passing when a raw file is verified. They tell later where a file is
+damaged, and what an update of it need not fetch: it is the size in our own format."""
 
 
 class Contents:
@@ -146,17 +148,28 @@ class Contents:
         if record is not None and record.describes(status):
             return record.size_bytes == content.size_bytes
         _log.info("image content %s is not as its record says, or has none: verifying it", content.digest)
-        damage = self.inspect(content.digest, content.size_bytes, pace)
-        if damage is None:
+        verdict = self.inspect(content, pace)
+        if verdict.damage is None:
             return True if self.renew(content.digest, before) else None
-        self.quarantine(content.digest, before.st_ino, damage)
+        self.quarantine(content.digest, before.st_ino, verdict.damage)
         return False
 
     # --- Verification
 
-    def inspect(self, digest: str, size_bytes: int, pace: Pace = any_pace) -> Damage | None:
-        """Read a content in full; None when it is right. Changes nothing. Raises: OSError, what `pace` raises."""
-        return find_damage(self.path(digest), digest, size_bytes, self.told_chunks(digest), pace)
+    def inspect(self, content: ContentRecord, pace: Pace = any_pace) -> Verdict:
+        """Read a content in full. Nothing but a list of its chunks is written. Raises: OSError, what `pace` raises."""
+        told = self.told_chunks(content.digest)
+        verdict = examine(
+            self.path(content.digest),
+            content.digest,
+            content.size_bytes,
+            told,
+            list_bytes=LIST_BYTES,
+            pace=pace,
+        )
+        if verdict.damage is None and verdict.chunks is not None and told is None:
+            self._keep_chunks(content.digest, verdict.chunks)
+        return verdict
 
     def renew(self, digest: str, status: os.stat_result) -> bool:
         """Record that the file that had `status` before it was read is right; False when it has changed since."""
@@ -178,18 +191,30 @@ class Contents:
         """
         if not self.has(content, pace=pace):
             return None
-        told = self.told_chunks(content.digest)
-        if told is not None and told.chunk_bytes == chunk_bytes:
-            return told
-        kept = self.directory / f"{hex_of(content.digest)}.{chunk_bytes}.chunks"
-        chunks = _read_chunks(kept)
-        if chunks is None or (chunks.size_bytes, chunks.chunk_bytes) != (content.size_bytes, chunk_bytes):
+        chunks = self.kept_chunks(content, chunk_bytes)
+        if chunks is None:
             try:
                 chunks = list_chunks(self.path(content.digest), content.size_bytes, chunk_bytes, pace)
             except (FileNotFoundError, EOFError):  # removed meanwhile
                 return None
-            write_atomic(kept, chunks.to_bytes(), 0o444)
+            self._keep_chunks(content.digest, chunks)
         return chunks
+
+    def kept_chunks(self, content: ContentRecord, chunk_bytes: int) -> ChunkList | None:
+        """As `chunk_list`, if it is known already."""
+        for path in (self.chunks_path(content.digest), self._list_path(content.digest, chunk_bytes)):
+            chunks = _read_chunks(path)
+            if chunks is not None and (chunks.size_bytes, chunks.chunk_bytes) == (content.size_bytes, chunk_bytes):
+                return chunks
+        return None
+
+    def _keep_chunks(self, digest: str, chunks: ChunkList) -> None:
+        with self._users(digest).locked(fcntl.LOCK_SH):
+            if os.path.lexists(self.path(digest)):
+                write_atomic(self._list_path(digest, chunks.chunk_bytes), chunks.to_bytes(), 0o444)
+
+    def _list_path(self, digest: str, chunk_bytes: int) -> Path:
+        return self.directory / f"{hex_of(digest)}.{chunk_bytes}.chunks"
 
     def _write_record(self, digest: str, status: os.stat_result, key: str) -> None:
         chunks = self.told_chunks(digest)
@@ -221,7 +246,7 @@ class Contents:
             self._remember_key(staging.key, content.digest)
         # What came under two keys is not written twice: machines may refer to the file that is there.
         if not self.has(content):
-            with self._users_locked(content.digest, fcntl.LOCK_SH):
+            with self._users(content.digest).locked(fcntl.LOCK_SH):
                 self._place(staging, content, chunks)
         staging.discard()
 
@@ -251,13 +276,13 @@ class Contents:
         """Take a damaged file out of use; its new path. None when another file has taken its name meanwhile."""
         path = self.path(digest)
         self.quarantine_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._users_locked(digest, fcntl.LOCK_EX):
+        with self._users(digest).locked(fcntl.LOCK_EX):
             status = self._status(digest)
             if status is None or status.st_ino != inode:
                 return None
             target = self.quarantine_directory / f"{hex_of(digest)}.{time.time_ns()}"
             reason = Quarantined(
-                digest=digest, reason=damage.reason, ranges=damage.ranges, found_at=rfc3339(time.time())
+                digest=digest, reason=damage.reason, ranges=damage.ranges[:_KEPT_RANGES], found_at=rfc3339(time.time())
             )
             write_record(target.with_name(target.name + ".json"), reason)
             if self.is_used(digest):
@@ -277,21 +302,11 @@ class Contents:
 
     def is_used(self, digest: str) -> bool:
         """Whether something refers to the file by its name."""
-        # Sorted, so that a machine that is being renamed into its place is seen at the one or at the other.
-        return any(self._leads_to(link, digest) for link in entries(self.users_path(digest)))
-
-    def _leads_to(self, link: Path, digest: str) -> bool:
-        try:
-            end = link.resolve(strict=True)
-        except (OSError, RuntimeError):
-            return False
-        # A machine that was made anew from another image has the old one's name and does not use it any more.
-        contents = self.directory.resolve()
-        return end.parent != contents or end.name == hex_of(digest)
+        return self._users(digest).are_there(self.path(digest))
 
     def remove(self, digest: str) -> int | None:
         """Remove a content; the bytes freed. None while something refers to it by its name."""
-        with contextlib.suppress(BlockingIOError), self._users_locked(digest, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with contextlib.suppress(BlockingIOError), self._users(digest).locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
             if self.is_used(digest):
                 return None
             path = self.path(digest)
@@ -309,29 +324,8 @@ class Contents:
         for chunks in self.directory.glob(f"{hex_of(digest)}.*chunks"):
             chunks.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _users_locked(self, digest: str, kind: int) -> Iterator[None]:
-        """Raises BlockingIOError when `kind` has LOCK_NB and somebody has it."""
-        users = self.users_path(digest)
-        descriptor = None
-        while descriptor is None:
-            users.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(users, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-                try:
-                    fcntl.flock(descriptor, kind)
-                    is_current = users.stat().st_ino == os.fstat(descriptor).st_ino
-                except BaseException:
-                    os.close(descriptor)
-                    descriptor = None
-                    raise
-                if not is_current:  # removed and made anew while we waited for it
-                    os.close(descriptor)
-                    descriptor = None
-        try:
-            yield
-        finally:
-            os.close(descriptor)
+    def _users(self, digest: str) -> Users:
+        return Users(self.users_path(digest))
 
     def sweep(self, wanted: frozenset[str]) -> int:
         """Remove contents but those of these names (hex) and those in use, and what crashes leave; the bytes freed."""
@@ -339,7 +333,7 @@ class Contents:
         digests = [f"sha256:{name}" for name in sorted(found) if _is_content_name(name)]
         freed_bytes = sum(self.remove(digest) or 0 for digest in digests if self._is_surplus(digest, wanted))
         for digest in digests:
-            remove_old(link for link in entries(self.users_path(digest)) if not link.exists())
+            self._users(digest).forget_dead()
         for link in entries(self._keys):
             if not link.exists():
                 link.unlink(missing_ok=True)
@@ -366,19 +360,3 @@ def _read_chunks(path: Path) -> ChunkList | None:
     except ValueError as exc:
         _log.warning("ignoring %s: %s", path, exc)
         return None
-
-
-def entries(directory: Path) -> list[Path]:
-    """What is in a directory, sorted; nothing when it is not there."""
-    try:
-        return sorted(directory.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def remove_old(paths: Iterable[Path]) -> None:
-    """Remove what is older than an hour: younger, it may be something that is just being made."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.lstat().st_mtime > _BEING_MADE_S:
-                path.unlink()

@@ -27,7 +27,8 @@ from pathlib import Path
 from vzkubelet.errors import Error, Exhausted, NotFound, Unavailable
 from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
 from vzkubelet.images.claims import Claims
-from vzkubelet.images.contents import Contents, entries, hex_of, remove_old
+from vzkubelet.images.content_users import entries, remove_old
+from vzkubelet.images.contents import Contents, hex_of
 from vzkubelet.images.records import (
     ContentRecord,
     ImageRecord,

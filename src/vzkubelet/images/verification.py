@@ -21,11 +21,10 @@ BUFFER_BYTES = 4 * 1024 * 1024
 """Read at once: enough for full speed without read-ahead, little enough to stop soon."""
 _ALIGNMENT_BYTES = 4096
 _ZEROS = bytes(BUFFER_BYTES)
-_HOLE_BYTES = 1024 * 1024 * 1024
-"""Longest hole told at once, from multiples of it on: hashing the zeros of one takes about a second."""
-_REPORTED_RANGES = 16
-Pace = Callable[[int], None]
-"""Told the bytes of the file that are done, holes included. May wait, and may raise to stop."""
+_HOLE_BYTES = 512 * 1024 * 1024
+"""Longest hole told at once, from multiples of it on: hashing the zeros of one takes half a second."""
+Pace = Callable[[int, int], None]
+"""Told the bytes of the file that are done and, of these, those that were read. May wait, and may raise to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,72 +44,127 @@ class Extent:
     data: memoryview | None
 
 
-def any_pace(done_bytes: int) -> None:
+def any_pace(done_bytes: int, read_bytes: int) -> None:
     """As fast as it goes."""
 
 
-def find_damage(
-    path: Path, digest: str, size_bytes: int, chunks: ChunkList | None = None, pace: Pace = any_pace
-) -> Damage | None:
-    """Compare a file with its digest; None when it is right.
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of reading a file: its damage, if any, and the list of its chunks, if there is one."""
 
-    `chunks` is the list that `digest` is the tree digest of; a list of another digest only tells where damage lies.
+    damage: Damage | None
+    chunks: ChunkList | None = None
+
+
+def examine(
+    path: Path,
+    digest: str,
+    size_bytes: int,
+    told: ChunkList | None = None,
+    *,
+    list_bytes: int = 0,
+    pace: Pace = any_pace,
+) -> Verdict:
+    """Read a file once and compare it with its digest.
+
+    `told` is a list of the chunks that the file should have. If `digest` is the digest of that list, the chunks decide;
+    else the digest of the whole file does, and the list tells where damage lies. Without one and with `list_bytes` the
+    verdict has a list of chunks of that size.
     Raises: OSError: it cannot be read. Whatever `pace` raises.
     """
+    actual_bytes = path.lstat().st_size
+    if actual_bytes != size_bytes or (told is not None and told.size_bytes != size_bytes):
+        return Verdict(Damage(f"it has {actual_bytes} instead of {size_bytes} bytes"))
+    is_tree = told is not None and told.digest() == digest
+    chunk_bytes = told.chunk_bytes if told is not None else list_bytes
+    chunker = Chunker(chunk_bytes) if chunk_bytes else None
+    hasher = None if is_tree else hashlib.sha256()
     try:
-        actual_bytes = path.lstat().st_size
-        if actual_bytes != size_bytes:
-            return Damage(f"it has {actual_bytes} instead of {size_bytes} bytes")
-        if chunks is not None and chunks.digest() == digest:
-            return _compare_chunks(path, size_bytes, chunks, pace)
-        actual = raw_digest(path, size_bytes, pace)
-        if actual == digest:
-            return None
-        where = _compare_chunks(path, size_bytes, chunks, any_pace) if chunks is not None else None
-        return Damage(f"its content has digest {actual} instead of {digest}", where.ranges if where else ())
+        for extent in extents(path, size_bytes, pace=pace):
+            if chunker is not None:
+                chunker.update(extent)
+            if hasher is not None:
+                for data in _pieces(extent):
+                    hasher.update(data)
     except EOFError:
-        return Damage(f"it is shorter than {size_bytes} bytes")
+        return Verdict(Damage(f"it is shorter than {size_bytes} bytes"))
     except OSError as exc:
-        if exc.errno == errno.EIO:  # what a disk says of a sector that it cannot read
-            return Damage(f"it cannot be read: {exc.strerror}")
-        raise
+        if exc.errno != errno.EIO:
+            raise
+        return Verdict(unreadable(exc))
+    chunks = ChunkList(size_bytes, chunk_bytes, chunker.finish()) if chunker is not None else None
+    return _judge(digest, hasher.hexdigest() if hasher is not None else "", chunks, told)
 
 
-def raw_digest(path: Path, size_bytes: int, pace: Pace = any_pace) -> str:
-    """sha256 of the whole file. Raises: OSError, EOFError (shorter), whatever `pace` raises."""
-    hasher = hashlib.sha256()
-    for extent in extents(path, size_bytes, pace):
-        for data in _pieces(extent):
-            hasher.update(data)
-    return f"sha256:{hasher.hexdigest()}"
+def _judge(digest: str, actual: str, chunks: ChunkList | None, told: ChunkList | None) -> Verdict:
+    ranges = differences(chunks, told) if chunks is not None and told is not None else ()
+    if actual:
+        if f"sha256:{actual}" == digest:
+            return Verdict(None, chunks)
+        return Verdict(Damage(f"its digest is sha256:{actual} instead of {digest}", ranges))
+    if not ranges:
+        return Verdict(None, chunks)
+    bad_bytes = sum(end - start for start, end in ranges)
+    return Verdict(Damage(f"{bad_bytes} bytes of it are in chunks that are not as they were written", ranges))
+
+
+def unreadable(exc: OSError) -> Damage:
+    """What a disk says of a sector that it cannot read (EIO)."""
+    return Damage(f"it cannot be read: {exc.strerror}")
+
+
+class Chunker:
+    """The digests of the chunks of what is fed. Chunks in holes cost nothing."""
+
+    def __init__(self, chunk_bytes: int) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._digests = bytearray()
+        self._hasher = hashlib.sha256()
+        self._filled = 0
+        self._zero_digest = b""
+
+    def update(self, extent: Extent) -> None:
+        offset, end = extent.offset, extent.offset + extent.length
+        while offset < end:
+            step = min(self._chunk_bytes - self._filled, end - offset)
+            if extent.data is None and step == self._chunk_bytes:
+                self._zero_digest = self._zero_digest or _digest_of_zeros(self._chunk_bytes)
+                self._digests += self._zero_digest
+            else:
+                for data in _pieces(_part(extent, offset, step)):
+                    self._hasher.update(data)
+                self._filled += step
+                if self._filled == self._chunk_bytes:
+                    self._close()
+            offset += step
+
+    def take(self) -> bytes:
+        """The digests of the chunks that became whole since the last call, joined."""
+        digests = bytes(self._digests)
+        self._digests.clear()
+        return digests
+
+    def finish(self) -> bytes:
+        """As `take`; what is left is the last chunk."""
+        if self._filled:
+            self._close()
+        return self.take()
+
+    def _close(self) -> None:
+        self._digests += self._hasher.digest()
+        self._hasher, self._filled = hashlib.sha256(), 0
 
 
 def list_chunks(path: Path, size_bytes: int, chunk_bytes: int, pace: Pace = any_pace) -> ChunkList:
     """The digests of a file's chunks. Raises: OSError, EOFError (shorter), whatever `pace` raises."""
-    digests, hasher, filled = bytearray(), hashlib.sha256(), 0
-    zero_digest: bytes | None = None
-    for extent in extents(path, size_bytes, pace):
-        offset, end = extent.offset, extent.offset + extent.length
-        while offset < end:
-            step = min(chunk_bytes - filled, end - offset)
-            if extent.data is None and step == chunk_bytes:
-                zero_digest = zero_digest or _digest_of_zeros(chunk_bytes)
-                digests += zero_digest
-            else:
-                for data in _pieces(_part(extent, offset, step)):
-                    hasher.update(data)
-                filled += step
-                if filled == chunk_bytes:
-                    digests += hasher.digest()
-                    hasher, filled = hashlib.sha256(), 0
-            offset += step
-    if filled:
-        digests += hasher.digest()
-    return ChunkList(size_bytes, chunk_bytes, bytes(digests))
+    chunker = Chunker(chunk_bytes)
+    for extent in extents(path, size_bytes, pace=pace):
+        chunker.update(extent)
+    return ChunkList(size_bytes, chunk_bytes, chunker.finish())
 
 
-def extents(path: Path, size_bytes: int, pace: Pace = any_pace) -> Iterator[Extent]:
-    """The whole file in order.
+def extents(path: Path, size_bytes: int, *, start: int = 0, pace: Pace = any_pace) -> Iterator[Extent]:
+    """The whole file in order, or from `start` on, a multiple of 4 KiB.
 
     Raises: OSError. EOFError: the file is shorter than `size_bytes`. Whatever `pace` raises.
     """
@@ -118,23 +172,23 @@ def extents(path: Path, size_bytes: int, pace: Pace = any_pace) -> Iterator[Exte
     buffer = mmap.mmap(-1, BUFFER_BYTES)  # aligned to pages, as direct reads want it
     view = memoryview(buffer)
     try:
-        offset = 0
+        offset = start
         while offset < size_bytes:
-            start, end = _next_data(descriptor, offset, size_bytes)
+            data_start, data_end = _next_data(descriptor, offset, size_bytes)
             # What is next to a hole is read from the grid that direct reads want.
-            start = max(offset, start - start % _ALIGNMENT_BYTES)
-            while offset < start:
-                length = min(start - offset, _HOLE_BYTES - offset % _HOLE_BYTES)
+            data_start = max(offset, data_start - data_start % _ALIGNMENT_BYTES)
+            while offset < data_start:
+                length = min(data_start - offset, _HOLE_BYTES - offset % _HOLE_BYTES)
                 yield Extent(offset, length, None)
-                pace(length)
+                pace(length, 0)
                 offset += length
-            while offset < end:
-                wanted = min(BUFFER_BYTES, end - offset)
+            while offset < data_end:
+                wanted = min(BUFFER_BYTES, data_end - offset)
                 length = min(_read(descriptor, view, wanted, offset), size_bytes - offset)
                 if not length:
                     raise EOFError(f"the file is shorter than {size_bytes} bytes")
                 yield Extent(offset, length, view[:length])
-                pace(length)
+                pace(length, length)
                 offset += length
     finally:
         view.release()
@@ -190,18 +244,16 @@ def _next_data(descriptor: int, offset: int, size_bytes: int) -> tuple[int, int]
     return size_bytes, size_bytes
 
 
-def _compare_chunks(path: Path, size_bytes: int, expected: ChunkList, pace: Pace) -> Damage | None:
-    if expected.size_bytes != size_bytes:
-        return Damage(f"its list of chunks is of a file of {expected.size_bytes} bytes, not {size_bytes}")
-    found = list_chunks(path, size_bytes, expected.chunk_bytes, pace)
-    if found.digests == expected.digests:
-        return None
-    bad = [number for number in range(expected.count) if found.chunk(number) != expected.chunk(number)]
-    ranges = _joined(bad, expected)
-    return Damage(f"{len(bad)} of {expected.count} chunks are not as they were written", ranges[:_REPORTED_RANGES])
+def differences(found: ChunkList, told: ChunkList) -> tuple[tuple[int, int], ...]:
+    """Byte ranges (start, end) of the chunks in which two files of one size differ, neighbours joined."""
+    if found.digests == told.digests:
+        return ()
+    bad = [number for number in range(told.count) if found.chunk(number) != told.chunk(number)]
+    return chunk_ranges(bad, told)
 
 
-def _joined(numbers: list[int], chunks: ChunkList) -> tuple[tuple[int, int], ...]:
+def chunk_ranges(numbers: list[int], chunks: ChunkList) -> tuple[tuple[int, int], ...]:
+    """Byte ranges (start, end) of chunks in ascending order, neighbours joined."""
     ranges: list[tuple[int, int]] = []
     for number in numbers:
         start = number * chunks.chunk_bytes
