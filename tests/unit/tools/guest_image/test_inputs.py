@@ -11,7 +11,7 @@ from tools.guest_image.image_config import Defaults, document
 from tools.guest_image.inputs import Inputs
 from tools.guest_image.packages import Package, kernel_package
 from tools.guest_image.rootfs import GuestSettings
-from vzkubelet.images.formats.agoda import CPU_MIN_LABEL, MEMORY_MIN_LABEL
+from vzkubelet.images.formats import image_config
 
 KERNEL = Package("linux-image-6.1.0-9-cloud-amd64", "6.1", "amd64", "00", "kmod")
 SETTINGS = GuestSettings("vz", "guest")
@@ -54,7 +54,7 @@ def test_kernel_is_found_through_its_metapackage() -> None:
 def test_image_config_says_only_what_was_asked() -> None:
     plain = json.loads(document(Defaults()))
     assert plain["config"].keys() == {"Labels"}
-    assert {CPU_MIN_LABEL, MEMORY_MIN_LABEL} == plain["config"]["Labels"].keys()
+    assert {image_config.CPU_MIN, image_config.MEMORY_MIN} == plain["config"]["Labels"].keys()
     full = json.loads(document(Defaults(["/agnhost"], ["pause"], ["A=b"], "65535:65535", "/")))
     assert full["config"]["Entrypoint"] == ["/agnhost"]
     assert full["config"]["Cmd"] == ["pause"]
