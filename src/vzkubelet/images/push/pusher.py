@@ -1,39 +1,51 @@
-"""Files of a virtual machine to a registry, in the agoda format.
+"""Files of a virtual machine, or an image in another format, to a registry."""
 
-One pass over each file: thread 1 reads (holes are not read) and hashes the content, thread 2 compresses, hashes the
-blob and writes it to an unnamed temporary file, from which it is uploaded unless the registry has it already.
-"""
-
-import asyncio
-import errno
 import hashlib
-import io
-import os
-import queue
+import logging
 import ssl
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from vzkubelet.aio import BlockingPool, run_blocking, spawn, uninterrupted
-from vzkubelet.errors import Conflict, InvalidInput, NotFound, Unavailable, Unsupported
-from vzkubelet.files import open_regular
+from vzkubelet.aio import run_blocking, traced
+from vzkubelet.errors import InvalidInput, Unsupported
+from vzkubelet.images import formats, gzip_encoder
 from vzkubelet.images.fetches import faults_named
-from vzkubelet.images.formats import agoda
-from vzkubelet.images.formats.agoda import CompressedFile
-from vzkubelet.images.formats.artifact import Machine
-from vzkubelet.images.gzip_stream import Deflater
-from vzkubelet.images.push.request import Listener, PushProgress, PushRequest, PushResult
+from vzkubelet.images.formats import agoda as agoda_format
+from vzkubelet.images.formats import chunked as chunked_format
+from vzkubelet.images.formats import tart as tart_format
+from vzkubelet.images.formats.artifact import Chunked, Content, Encoding, Machine, Stream, Streams, single
+from vzkubelet.images.push import agoda, chunked, packs, tart, versions
+from vzkubelet.images.push.destination import Destination
+from vzkubelet.images.push.history import History
+from vzkubelet.images.push.job import Job
+from vzkubelet.images.push.ledger import Ledgers
+from vzkubelet.images.push.request import FORMATS, Listener, PushRequest, PushResult
+from vzkubelet.images.push.sources import FileSource, Source
+from vzkubelet.images.push.versions import AUX, DISK, Version
 from vzkubelet.images.registry import Repository
-from vzkubelet.images.sparse import read_blocks
 from vzkubelet.images.transport import Transport
 from vzkubelet.model import oci
 from vzkubelet.model.oci import Descriptor, Platform
 from vzkubelet.model.reference import Reference
 from vzkubelet.ports import RegistryCredential
 
-_BLOCKS = 16
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What is pushed, wherever it comes from."""
+
+    disk: Source
+    aux: Source
+    machine: Machine
+    image_config: Mapping[str, object] | None
+    created: str | None
+    format: str
+    base: Reference | None
+    level: int | None
 
 
 class Pusher:
@@ -49,7 +61,10 @@ class Pusher:
         tls: ssl.SSLContext | None = None,
         progress: Listener,
     ) -> None:
-        self._temporary = root / "uploads"
+        self._root = root
+        self._uploads = root / "uploads"
+        self._history = History(self._uploads)
+        self._ledgers = Ledgers(self._uploads / "ledgers")
         self._credential = credential
         self._transport = Transport(plain_http=plain_http, tls=tls)
         self._progress = progress
@@ -57,36 +72,25 @@ class Pusher:
     async def push(self, request: PushRequest, targets: Sequence[Reference]) -> PushResult:
         """Push under every tag of `targets`, which are of one repository.
 
+        Cancelling leaves what a later push of the same files goes on from, as killing the process does.
+
         Raises:
             InvalidInput, NotFound, Unauthenticated, Forbidden, Unavailable, Exhausted; Conflict: a file changed.
         """
-        _check(request.machine)
-        for path in (request.disk, request.aux):
-            await run_blocking(check_file, path)
-        repository = Repository(self._transport, targets[0], self._credential, push=True)
-        config = agoda.write_config(request.machine)
-        image_config = agoda.write_image_config(request.machine, request.image_config)
-        with faults_named(str(self._temporary)):
-            await run_blocking(lambda: self._temporary.mkdir(parents=True, exist_ok=True))
-        # The small files first: a missing permission shows before hours of compression.
-        await self._push_document(repository, oci.EMPTY_JSON)
-        config_digest = await self._push_document(repository, config)
-        extra = None
-        if image_config is not None:
-            image_digest = await self._push_document(repository, image_config)
-            extra = Descriptor(media_type=oci.IMAGE_CONFIG, digest=image_digest, size=len(image_config))
-        disk = await self._push_file(repository, request.disk, agoda.DISK_TITLE)
-        aux = await self._push_file(repository, request.aux, agoda.AUX_TITLE)
-        titled = Descriptor(
-            media_type=agoda.CONFIG,
-            digest=config_digest,
-            size=len(config),
-            annotations={oci.TITLE: agoda.CONFIG_TITLE},
-        )
-        manifest = agoda.write_manifest(request.machine, disk, aux, titled, extra, request.created)
-        for target in targets:
-            await repository.put_manifest(target.tag, manifest, oci.MANIFEST)
-        return PushResult(f"sha256:{hashlib.sha256(manifest).hexdigest()}", 0, 0)
+        with ExitStack() as opened:
+            disk = opened.enter_context(await run_blocking(FileSource, request.disk))
+            aux = opened.enter_context(await run_blocking(FileSource, request.aux))
+            image = _Image(
+                disk=disk,
+                aux=aux,
+                machine=request.machine,
+                image_config=request.image_config,
+                created=request.created,
+                format=request.format,
+                base=request.base,
+                level=request.level,
+            )
+            return await self._push(image, targets)
 
     async def convert(
         self,
@@ -112,147 +116,87 @@ class Pusher:
     async def close(self) -> None:
         await self._transport.close()
 
-    async def _push_document(self, repository: Repository, content: bytes) -> str:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if not await repository.has_blob(digest):
-            await repository.upload(io.BytesIO(content), digest, len(content))
-        return digest
+    async def _push(self, image: _Image, targets: Sequence[Reference]) -> PushResult:
+        _check(image)
+        repository = Repository(self._transport, targets[0], self._credential, push=True)
+        destination = Destination(repository, targets[0])
+        job = Job(destination, self._history, self._ledgers, self._progress)
+        with faults_named(str(self._uploads)), traced(_log, "push", reference=str(targets[0])):
+            await run_blocking(self._ledgers.sweep)
+            # A missing permission shows before hours of compression.
+            await destination.check()
+            older = await self._older(image, repository, targets[0])
+            aux = await _write(job, image.aux, AUX, older, image)
+            disk = await _write(job, image.disk, DISK, older, image)
+            written = await run_blocking(
+                lambda: formats.WRITABLE[image.format].write(
+                    image.machine, disk, aux, image_config=image.image_config, created=image.created
+                )
+            )
+            for document in written.documents:
+                await destination.document(document)
+            for target in targets:
+                await destination.put_manifest(target.tag, written.manifest)
+            digest = f"sha256:{hashlib.sha256(written.manifest).hexdigest()}"
+            if image.format == chunked_format.NAME:
+                await run_blocking(self._history.set_image, targets[0].repository, digest)
+        return PushResult(digest, destination.figures.uploaded_bytes, destination.figures.reused_bytes)
 
-    async def _push_file(self, repository: Repository, path: Path, title: str) -> CompressedFile:
-        with faults_named(str(self._temporary)):
-            blob = tempfile.TemporaryFile(dir=self._temporary)  # noqa: SIM115 - closed below
-        # It has no name, so nothing is left behind however this process ends.
-        with blob:
-            compressed = await _Compression(
-                path, blob, lambda done, of: self._report("compress", title, done, of)
-            ).run()
-            if not await repository.has_blob(compressed.digest):
-                sent = 0
+    async def _older(self, image: _Image, repository: Repository, target: Reference) -> list[Version]:
+        """Versions whose blobs may be used again, the preferred one first."""
+        found: list[Version | None] = []
+        if image.base is not None:
+            found.append(await versions.find(self._repository(image.base, target), image.base))
+        found.append(await versions.look(repository, target))
+        newest = await run_blocking(self._history.image, target.repository)
+        if newest is not None:
+            pushed = Reference(target.domain, target.path, digest=newest)
+            found.append(await versions.look(repository, pushed))
+        return [version for version in found if version is not None]
 
-                def advance(size_bytes: int) -> None:
-                    nonlocal sent
-                    sent += size_bytes
-                    self._report("upload", title, sent, compressed.size_bytes)
-
-                await repository.upload(blob, compressed.digest, compressed.size_bytes, advance)
-        return compressed
-
-    def _report(self, stage: str, title: str, done_bytes: int, total_bytes: int) -> None:
-        self._progress(PushProgress(f"{stage} {title}", done_bytes, total_bytes))
-
-
-class _Compression:
-    """One file into one blob with two threads; see `receiver` for the same the other way round."""
-
-    def __init__(self, path: Path, blob: BinaryIO, advance: Callable[[int, int], None]) -> None:
-        self._path = path
-        self._blob = blob
-        self._advance = advance
-        self._blocks: queue.Queue[bytes | None] = queue.Queue(_BLOCKS)
-        self._failure: BaseException | None = None
-        self._loop = asyncio.get_running_loop()
-        self._raw_digest = self._digest = ""
-        self._raw_size_bytes = self._size_bytes = 0
-
-    async def run(self) -> CompressedFile:
-        pool = BlockingPool("push", 2)
-        stages = [
-            spawn(pool.run(stage), name=f"{stage.__name__} {self._path}")
-            for stage in (self._read_stage, self._compress_stage)
-        ]
-        try:
-            await asyncio.shield(asyncio.gather(*stages))
-        except BaseException as exc:
-            self._fail(exc)
-            raise
-        finally:
-            await uninterrupted(_ended(stages), name=f"end of compression {self._path}")
-            pool.close()
-        if self._failure is not None:
-            raise self._failure
-        return CompressedFile(self._digest, self._size_bytes, self._raw_digest, self._raw_size_bytes)
-
-    def _fail(self, exc: BaseException) -> None:
-        if self._failure is None:
-            self._failure = exc
-
-    def _read_stage(self) -> None:
-        try:
-            self._read()
-        except BaseException as exc:  # noqa: BLE001 - carried to the event loop
-            self._fail(exc)
-        self._blocks.put(None)
-
-    def _compress_stage(self) -> None:
-        blocks = iter(self._blocks.get, None)
-        try:
-            with faults_named(f"temporary file for {self._path}"):
-                self._compress(blocks)
-        except BaseException as exc:  # noqa: BLE001 - carried to the event loop
-            self._fail(exc)
-        for _ in blocks:
-            pass
-
-    def _read(self) -> None:
-        try:
-            with _opened(self._path) as file:
-                self._read_file(file.fileno())
-        except (OSError, EOFError) as exc:
-            raise Unavailable(f"cannot read {self._path}: {exc}") from exc
-
-    def _read_file(self, descriptor: int) -> None:
-        before = os.fstat(descriptor)
-        if not before.st_size:
-            raise InvalidInput(f"{self._path} is empty")
-        hasher, done = hashlib.sha256(), 0
-        for block in read_blocks(descriptor, before.st_size):
-            if self._failure is not None:
-                return
-            hasher.update(block)
-            self._blocks.put(block)
-            done += len(block)
-            self._loop.call_soon_threadsafe(self._advance, done, before.st_size)
-        after = os.fstat(descriptor)
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise Conflict(f"{self._path} was written to while it was read: stop its virtual machine first")
-        self._raw_digest, self._raw_size_bytes = f"sha256:{hasher.hexdigest()}", before.st_size
-
-    def _compress(self, blocks: Iterator[bytes]) -> None:
-        deflater, hasher = Deflater(), hashlib.sha256()
-        for block in blocks:
-            if self._failure is not None:
-                return
-            self._write(deflater.feed(block), hasher)
-        self._write(deflater.finish(), hasher)
-        self._blob.flush()
-        self._digest = f"sha256:{hasher.hexdigest()}"
-
-    def _write(self, compressed: bytes, hasher: "hashlib._Hash") -> None:
-        hasher.update(compressed)
-        self._size_bytes += self._blob.write(compressed)
+    def _repository(self, base: Reference, target: Reference) -> Repository:
+        """The login is for the target's registry, and is not shown to another one."""
+        credential = self._credential if base.domain == target.domain else RegistryCredential()
+        return Repository(self._transport, base, credential)
 
 
-def check_file(path: Path) -> None:
-    """Raises: NotFound, InvalidInput, Unavailable: what a push would say after hours about this file."""
-    with _opened(path) as file:
-        if not os.fstat(file.fileno()).st_size:
-            raise InvalidInput(f"{path} is empty")
+async def _write(job: Job, source: Source, title: str, older: Sequence[Version], image: _Image) -> Content:
+    known = versions.known(older, title)
+    match image.format:
+        case agoda_format.NAME:
+            return await agoda.write_content(job, source, title, known, image.level)
+        case tart_format.NAME if title == DISK:
+            return await tart.write_disk(job, source, title, known)
+        case tart_format.NAME:
+            return await tart.write_nvram(job, source, title, known)
+        case _:
+            return await chunked.write_content(job, source, title, await versions.base(older, title), image.level)
 
 
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return os.fdopen(open_regular(path), "rb", buffering=0)
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise NotFound(f"{path} does not exist") from exc
-    except OSError as exc:
-        kind = InvalidInput if exc.errno == errno.EINVAL else Unavailable
-        raise kind(f"cannot read {path}: {exc.strerror}") from exc
+def _check(image: _Image) -> None:
+    """Find what is wrong with the request before anything is read or sent.
+
+    Raises:
+        InvalidInput.
+    """
+    if image.format not in FORMATS:
+        raise InvalidInput(f"{image.format} is not a format that is written: {', '.join(FORMATS)} are")
+    levels = packs.LEVELS if image.format == chunked_format.NAME else gzip_encoder.LEVELS
+    if image.level is not None and image.level not in levels:
+        raise InvalidInput(f"level {image.level} is not between {levels[0]} and {levels[-1]}")
+    blob = Descriptor(media_type=oci.EMPTY, digest=oci.EMPTY_DIGEST, size=len(oci.EMPTY_JSON))
+    formats.WRITABLE[image.format].write(
+        image.machine, _like(image.format, DISK, blob), _like(image.format, AUX, blob), image_config=image.image_config
+    )
 
 
-async def _ended(stages: Sequence[asyncio.Task[None]]) -> None:
-    await asyncio.wait(stages)
-
-
-def _check(machine: Machine) -> None:
-    if machine.os == "darwin" and not (machine.hardware_model and machine.machine_id):
-        raise InvalidInput("a macOS image needs --hardware-model and --machine-id: the guest does not boot without")
+def _like(format_: str, title: str, blob: Descriptor) -> Content:
+    """A content as the format has it, so that everything else can be tried."""
+    match format_:
+        case chunked_format.NAME:
+            return Content(1, None, Chunked(blob, ()))
+        case tart_format.NAME:
+            encoding = Encoding.APPLE_LZ4 if title == DISK else Encoding.IDENTITY
+            return Content(1, blob.digest, Streams((Stream((blob,), encoding, 0, 1, blob.digest),)))
+        case _:
+            return single(blob, Encoding.GZIP, 1, blob.digest)
