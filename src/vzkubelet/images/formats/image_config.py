@@ -77,10 +77,10 @@ def write(machine: Machine, given: Mapping[str, object] | None, labels: Mapping[
         InvalidInput: `given` is not an OCI image config.
     """
     document = {**(given or {}), "architecture": machine.architecture, "os": machine.os}
-    details = document.get("config") or {}
+    details = {} if document.get("config") is None else document["config"]
     if not isinstance(details, dict):
         raise invalid_image("the image config's config is not a JSON object")
-    own = details.get("Labels") or {}
+    own = {} if details.get("Labels") is None else details["Labels"]
     if not isinstance(own, dict):
         raise invalid_image("the image config's Labels are not a JSON object")
     details = {**_details(machine.defaults), **details}

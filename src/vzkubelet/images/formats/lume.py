@@ -245,6 +245,8 @@ def read_machine(artifact: Artifact, config: bytes, image_config_json: bytes | N
     if os_ is None:
         raise invalid_image(f"{name}: os {clip(said)} is neither macOS nor Linux")
     os_ = boot_data.system(artifact.platform.os, os_, name)
+    if document.number("diskSize") > (artifact.disk.raw_size_bytes or 0):
+        raise invalid_image(f"{name}: parts of the disk are missing: {_PUSH_AGAIN}")
     hardware_model = document.data("hardwareModel")
     machine_id = document.data("machineIdentifier")
     if os_ == "darwin" and not (hardware_model and machine_id):
