@@ -58,14 +58,16 @@ class TokenServer:
         self.asked.append({**request.query, "scope": " ".join(request.query.getall("scope", [])), "method": "GET"})
         if request.headers.get("Authorization") != self._login:
             return web.json_response({"details": "who are you"}, status=401)
-        return web.json_response({"token": self._token(request.query.getall("scope")), "expires_in": self.lifetime_s})
+        token = self._token(request.query.getall("scope", []))  # none: a login is only tried
+        return web.json_response({"token": token, "expires_in": self.lifetime_s})
 
     async def _post(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
         self.asked.append({**form, "method": "POST"})
         if form.get("grant_type") != "refresh_token" or form.get("refresh_token") != self._identity_token:
             return web.json_response({"error": "invalid_grant"}, status=401)
-        return web.json_response({"access_token": self._token(form["scope"].split()), "expires_in": self.lifetime_s})
+        token = self._token(form.get("scope", "").split())
+        return web.json_response({"access_token": token, "expires_in": self.lifetime_s})
 
     def _token(self, scopes: Sequence[str]) -> str:
         """A JSON web token with the certificate in its header (Distribution, ``docs/spec/auth/jwt``)."""

@@ -137,6 +137,9 @@ def _first_start_step(entry: record.Container, now: float) -> Decision:
     assert isinstance(waiting, record.Waiting)
     if now < entry.retry_at:
         if waiting.reason == "ErrImagePull":
+            shown_until = entry.pull_back_off.updated_at + back_off.PULL_FAULT_SHOWN_S
+            if now < shown_until:
+                return Decision(wake_at=shown_until)
             message = f'Back-off pulling image "{entry.image}": ErrImagePull: {waiting.message}'
             return Decision((ReportBackOff(entry.name, "ImagePullBackOff", message),), entry.retry_at)
         return Decision(wake_at=entry.retry_at)

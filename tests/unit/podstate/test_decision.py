@@ -89,12 +89,26 @@ def test_back_off_message_is_the_kubelets() -> None:
 def test_image_pull_backs_off_and_says_so_once() -> None:
     of = pod()
     state = events.apply(known(of), events.StartFailed("vm", "ErrImagePull", "no such tag"), NOW)
-    [command] = commands(of, state, now=NOW + 1)
+    assert decision.decide(of, state, IDLE, NOW + 1) == decision.Decision((), NOW + 5), "the fault can be seen"
+    [command] = commands(of, state, now=NOW + 5)
     text = 'Back-off pulling image "image-of-vm": ErrImagePull: no such tag'
     assert command == decision.ReportBackOff("vm", "ImagePullBackOff", text)
-    state = events.apply(state, events.BackedOff("vm", "ImagePullBackOff", text), NOW + 1)
-    assert decision.decide(of, state, IDLE, NOW + 1) == decision.Decision((), NOW + 10)
+    state = events.apply(state, events.BackedOff("vm", "ImagePullBackOff", text), NOW + 5)
+    assert decision.decide(of, state, IDLE, NOW + 5) == decision.Decision((), NOW + 10)
     assert commands(of, state, now=NOW + 10) == [decision.StartContainer("vm", 0)]
+
+
+def test_back_off_of_image_pulls_doubles_from_10_s_to_300_s() -> None:
+    of, now, gaps = pod(), NOW, []
+    state = known(of)
+    for _ in range(7):
+        state = events.apply(state, events.StartFailed("vm", "ErrImagePull", "no such tag"), now)
+        gaps.append(state.container("vm").retry_at - now)
+        now = state.container("vm").retry_at
+    assert gaps == [10, 20, 40, 80, 160, 300, 300]
+    state = events.apply(state, events.ImageReady("vm", "id"), now)
+    state = events.apply(state, events.StartFailed("vm", "ErrImagePull", "no such tag"), now)
+    assert state.container("vm").retry_at - now == 10
 
 
 def test_deletion_stops_what_runs_with_the_grace_that_is_left() -> None:
