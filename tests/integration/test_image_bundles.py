@@ -226,7 +226,7 @@ REFUSED: list[tuple[str, Callable[[Path], object], type[Error], str]] = [
     ("ASIF", lambda vm: vm.write_bytes(b"shdw" + bytes(1020)), Unsupported, "ASIF"),
     ("VMDK", lambda vm: vm.write_bytes(b"KDMV" + bytes(1020)), Unsupported, "VMDK"),
     ("UDIF", lambda vm: vm.write_bytes(bytes(512) + b"koly" + bytes(508)), Unsupported, "UDIF"),
-    ("gzip", lambda vm: vm.write_bytes(b"\x1f\x8b" + bytes(1022)), Unsupported, "gunzip"),
+    ("gzip", lambda vm: vm.write_bytes(b"\x1f\x8b\x08" + bytes(1021)), Unsupported, "gunzip"),
 ]
 
 

@@ -120,7 +120,7 @@ async def test_files_that_cannot_be_pushed(tmp_path: Path, registry: Registry, p
 def make_bundle(directory: Path, **changes: object) -> Path:
     directory.mkdir()
     for name in ("disk.img", "aux.img", "other.img"):
-        (directory / name).write_bytes(name.encode() * 1000)
+        (directory / name).write_bytes(name.encode() * 1024)
     config: dict[str, object] = {
         "storage": [
             {"mediatype": agoda.AUX, "file": "aux.img"},
@@ -141,10 +141,10 @@ NOWHERE = "localhost:1/vm:1"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--bundle", "FILE"], "give the directory"),
+        (["--bundle", "FILE"], "has no auxiliary storage: give --aux-path"),
         (["--bundle", "absent"], "does not exist"),
-        (["--bundle", "BUNDLE", "--os", "linux"], "do not go with --bundle"),
-        (["--bundle", "BUNDLE", "--arch", "amd64"], "do not go with --bundle"),
+        (["--bundle", "BUNDLE", "--os", "linux"], "do not go with a bundle"),
+        (["--bundle", "BUNDLE", "--arch", "amd64"], "do not go with a bundle"),
         (["--bundle", "BUNDLE", "--cpu-min", "99999999999999999999"], "1<=x<=1024"),
         (["--bundle", "BUNDLE", "--memory-min", "999999999Ei"], "--memory-min"),
         (["--bundle", "BUNDLE", "--memory-min", "1Ei"], "between 1 and 64Ti"),
@@ -211,7 +211,7 @@ async def test_push_sends_the_files_that_the_bundle_names(tmp_path: Path, regist
         {"storage": [{"mediatype": agoda.DISK, "file": "disk.img"}]},
         {"storage": [{"mediatype": agoda.AUX, "file": "../aux.img"}, {"mediatype": agoda.DISK, "file": "disk.img"}]},
         {"storage": [{"mediatype": agoda.DISK, "file": "disk.img"}, {"mediatype": agoda.DISK, "file": "other.img"}]},
-        {"os": "linux"},
+        {"os": "windows"},
         {"cpuMin": -1},
         {"memoryMinBytes": 2**62},
     ],

@@ -20,7 +20,7 @@ import pytest
 from tests.cluster.registry import Registry
 from tests.support.apple_double import VERSIONS, MacHost, hardware_model_data, mac_host, write_restore_image
 from vzkubelet.errors import Exhausted, NotFound, Unavailable
-from vzkubelet.images import Library
+from vzkubelet.images import Library, bundles
 from vzkubelet.machines.vz import bundle
 from vzkubelet.machines.vz.download import download
 from vzkubelet.machines.vz.installation import Installed
@@ -82,12 +82,12 @@ def test_an_installation_makes_a_bundle_that_can_be_pushed(verb: Verb, ipsw: Pat
     assert sorted(path.name for path in made.iterdir()) == ["aux.img", "config.json", "disk.img", "vm.json"]
     assert (made / "disk.img").stat().st_size == 40 * GIB
     assert (made / "disk.img").stat().st_blocks * 512 < GIB, "the disk is not sparse"
-    boot = bundle.boot_data(made)
-    assert boot.hardware_model_data == hardware_model_data()
-    assert (boot.cpu_min, boot.memory_min_bytes) == (2, 4 * GIB)
-    assert boot.machine_id_data
+    machine = bundles.read(made).machine
+    assert machine.hardware_model == hardware_model_data()
+    assert (machine.cpu_min, machine.memory_min_bytes) == (2, 4 * GIB)
+    assert machine.machine_id
     window = json.loads((made / "vm.json").read_text())
-    assert base64.b64decode(window["machineId"]) == boot.machine_id_data
+    assert base64.b64decode(window["machineId"]) == machine.machine_id
     assert {storage["file"] for storage in window["storage"]} == {"disk.img", "aux.img"}
     assert verb.left() == {"machine"}
     assert [call["operation"] for call in verb.mac.calls()] == ["install"]

@@ -5,6 +5,7 @@ One module per verb, imported when it is called.
 
 import difflib
 import importlib
+import keyword
 
 import click
 
@@ -15,6 +16,8 @@ VERBS = {
     "rm": "Remove images. Machines made of them live on.",
     "login": "Log in to a registry: image pull and push use it, and docker too.",
     "logout": "Forget the login of a registry, Docker Hub's when none is named.",
+    "import": "Take a virtual machine of this host's disk into the cache.",
+    "export": "Make a virtual machine of macosvm or tart out of an image.",
     "create": "Install macOS into a new directory, ready to be pushed (Mac).",
 }
 """Their first help line is kept here so that listing the verbs imports none of them."""
@@ -29,8 +32,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"vzkubelet.cli.image.{cmd_name}")
-        command = getattr(module, cmd_name if hasattr(module, cmd_name) else f"{cmd_name}_")
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = getattr(importlib.import_module(f"vzkubelet.cli.image.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 

@@ -2,20 +2,25 @@
 
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from vzkubelet import config
 from vzkubelet.cli import interruption
 from vzkubelet.errors import InvalidInput
-from vzkubelet.images import Library
+from vzkubelet.images import Library, PushResult
 from vzkubelet.images.credentials import DockerLogins
+from vzkubelet.images.push import FORMATS
+from vzkubelet.images.records import rfc3339
+from vzkubelet.images.store import Store, store_fault
 from vzkubelet.model.docker_config import RegistryCredential
 from vzkubelet.model.oci import Platform
-from vzkubelet.model.reference import Reference
+from vzkubelet.model.reference import Reference, parse
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +28,65 @@ quiet = click.option("-q", "--quiet", is_flag=True, help="No progress, and only 
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON for programs.")
 platform = click.option("--platform", "wanted", metavar="OS/ARCH", help="Default: what this host runs.")
 ca_file = click.option("--ca-file", type=click.Path(path_type=Path), help="Certificates to trust besides the system's.")
+
+
+def layout(command: F) -> F:
+    """Adds how an image that is pushed lies in the registry."""
+    for option in (
+        click.option("--level", type=click.IntRange(1, 19), help="Of compression; default: the fastest good one."),
+        click.option("--base", metavar="REF", help="Older version whose chunks are used again (chunked)."),
+        click.option(
+            "--format",
+            "format_",
+            type=click.Choice(FORMATS),
+            default=FORMATS[0],
+            show_default=True,
+            help="chunked: updates move only what changed; tart: for tart users.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def written(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a push or a conversion from those of `layout`. Raises: InvalidInput."""
+    base = parse(given["base"]) if given["base"] else None
+    if base is not None and given["format_"] != "chunked":
+        raise InvalidInput("--base: only images of --format chunked share chunks with older versions")
+    return {"format": given["format_"], "base": base, "level": given["level"]}
+
+
+def targets(text: str) -> list[Reference]:
+    """``REF[,TAG...]``. Raises: InvalidInput."""
+    first, *tags = text.split(",")
+    target = parse(first)
+    if target.digest:
+        raise InvalidInput(f"{text}: push under a tag, a digest follows from what is pushed")
+    return [target, *(target.with_tag(tag) for tag in tags)]
+
+
+def created() -> str | None:
+    """A time stamp only where the build asks for a reproducible one (reproducible-builds.org, SOURCE_DATE_EPOCH)."""
+    epoch = config.process_environment().get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return None
+    if not epoch.isdecimal():
+        raise InvalidInput(f"SOURCE_DATE_EPOCH: {epoch} is not a number of seconds")
+    return rfc3339(float(epoch))
+
+
+def show_pushed(result: PushResult, targets: Sequence[Reference], *, quiet: bool, as_json: bool) -> None:
+    """What came of a push or a conversion."""
+    if as_json:
+        references = [str(target) for target in targets]
+        sizes = {"uploadedBytes": result.uploaded_bytes, "reusedBytes": result.reused_bytes}
+        click.echo(msgspec.json.encode({"references": references, "digest": result.digest, **sizes}))
+    elif quiet:
+        click.echo(result.digest)
+    else:
+        for target in targets:
+            click.echo(f"Pushed {target}")
+        click.echo(f"Digest: {result.digest}")
 
 
 def registry(command: F) -> F:
@@ -44,6 +108,15 @@ def library(settings: config.Config, platforms: tuple[Platform, ...] = (), **tra
 
 def root(settings: config.Config) -> Path:
     return settings.cache_dir / "images"
+
+
+@contextmanager
+def store_faults(store: Store) -> Iterator[None]:
+    """Failures of the cache's volume as errors that name it."""
+    try:
+        yield
+    except OSError as exc:
+        raise store_fault(exc, str(store.root)) from exc
 
 
 def connection(given: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def member(directory: Path, name: str, *, of: str) -> Path:
     except (OSError, RuntimeError) as exc:
         raise InvalidInput(f"{file} cannot be followed: {exc}") from exc
     if not resolved.is_relative_to(directory.resolve()):
-        raise InvalidInput(f"{clip(str(file))} leads to {clip(str(resolved))}, which is no part of the bundle")
+        what = f"{directory / of}: {clip(name)}" if name != of else str(file)
+        raise InvalidInput(f"{what} leads to {clip(str(resolved))}, which is no part of the bundle")
     return regular(file)
 
 

@@ -18,7 +18,7 @@ _BEGINNINGS = (
     (0, b"vhdxfile", "VHDX", "qemu-img convert -O raw"),
     (0, b"conectix", "VHD", "qemu-img convert -O raw"),
     (64, b"\x7f\x10\xda\xbe", "VDI", "qemu-img convert -O raw"),
-    (0, b"\x1f\x8b", "compressed with gzip", "gunzip"),
+    (0, b"\x1f\x8b\x08", "compressed with gzip", "gunzip"),
     (0, b"\xfd7zXZ\0", "compressed with xz", "unxz"),
     (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", "unzstd"),
     (0, b"BZh", "compressed with bzip2", "bunzip2"),
@@ -47,11 +47,16 @@ def format_of(path: Path) -> DiskFormat:
     for magic, name, remedy in _ENDINGS:
         if tail.startswith(magic):
             raise _unsupported(path, name, remedy)
-    if size_bytes % SECTOR_BYTES or not size_bytes:
+    return DiskFormat.RAW
+
+
+def check_sectors(path: Path) -> None:
+    """Raises: InvalidInput: no machine takes it as a disk; OSError."""
+    size_bytes = path.stat().st_size
+    if size_bytes % SECTOR_BYTES:
         raise InvalidInput(
             f"{path} is no disk: its {size_bytes} bytes are no whole number of sectors of {SECTOR_BYTES}"
         )
-    return DiskFormat.RAW
 
 
 def _unsupported(path: Path, name: str, remedy: str) -> Unsupported:

@@ -28,6 +28,8 @@ def read(path: Path) -> Bundle:
     check_unused([file for file in documents if file.is_file()] + list(bundle.files), str(path))
     if bundle.disk_format is DiskFormat.RAW:
         bundle = replace(bundle, disk_format=disks.format_of(bundle.disk))
+    if bundle.disk_format is DiskFormat.RAW:
+        disks.check_sectors(bundle.disk)
     return bundle
 
 
@@ -57,7 +59,7 @@ def _directory(path: Path) -> Bundle:
     if (path / macosvm.DOCUMENT).exists():
         return macosvm.read(path)
     if not any(path.iterdir()):
-        raise InvalidInput(f"{path} is empty")
+        raise InvalidInput(f"{path} is no bundle: it is empty")
     raise Unsupported(
         f"{path} is no virtual machine that is known here: it has none of {', '.join(_DOCUMENTS)}; give the file of "
         "its disk, with --aux-path and the rest"
