@@ -12,6 +12,7 @@ import click
 VERBS = {
     "pull": "Pull an image into the cache, where pods of this host find it.",
     "push": "Push a virtual machine's files as an image.",
+    "inspect": "Show what an image is made of, and what this host has of it.",
     "ls": "List the images of this host.",
     "rm": "Remove images. Machines made of them live on.",
     "login": "Log in to a registry: image pull and push use it, and docker too.",
