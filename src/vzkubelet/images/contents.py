@@ -4,8 +4,8 @@
 
     content/sha256/<hex>             raw disk or auxiliary storage, mode 0444, holes kept
     content/sha256/<hex>.json        records.StoredContent, written after the last change of the file
-    content/sha256/<hex>.chunks      formats.tree.ChunkList that came with it: what the digest of a tree is of
-    content/sha256/<hex>.<n>.chunks  the same in chunks of n bytes, computed when it was asked for
+    content/sha256/<hex>.chunks      of a tree: the formats.tree.ChunkList that its digest is of
+    content/sha256/<hex>.<n>.chunks  a list of chunks of n bytes that was verified or computed in passing
     content/sha256/<hex>.users/      symbolic links to what refers to the file by its name
     keys/<hex>                       symbolic link to the content that came under a key that is not its digest
     quarantine/<hex>.<time>          a damaged content; beside it .json: records.Quarantined
@@ -30,7 +30,8 @@ import time
 from pathlib import Path
 
 from vzkubelet.errors import Unavailable
-from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.files import STAGING_PREFIX, sync, sync_directory
+from vzkubelet.images.chunk_lists import LIST_BYTES, ChunkLists, hex_of
 from vzkubelet.images.content_users import Users, entries, remove_old
 from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.images.records import (
@@ -49,9 +50,6 @@ _log = logging.getLogger(__name__)
 _HEX_LENGTH = 64
 _ATTEMPTS = 3
 _KEPT_RANGES = 100
-LIST_BYTES = 256 * 1024
-"""Size of the chunks of the lists that are made in passing when a raw file is verified. They tell later where a file is
-damaged, and what an update of it need not fetch: it is the size in our own format."""
 
 
 class Contents:
@@ -60,6 +58,7 @@ class Contents:
     def __init__(self, root: Path) -> None:
         """Touches nothing."""
         self.directory = root / "content" / "sha256"
+        self.lists = ChunkLists(self.directory)
         self.quarantine_directory = root / "quarantine"
         self._keys = root / "keys"
 
@@ -67,7 +66,7 @@ class Contents:
         return self.directory / hex_of(digest)
 
     def chunks_path(self, digest: str) -> Path:
-        return self.directory / f"{hex_of(digest)}.chunks"
+        return self.lists.tree_path(digest)
 
     def users_path(self, digest: str) -> Path:
         return self.directory / f"{hex_of(digest)}.users"
@@ -104,6 +103,11 @@ class Contents:
     def size_bytes(self, digest: str) -> int | None:
         status = self._status(digest)
         return None if status is None else status.st_size
+
+    def allocated_bytes(self, digest: str) -> int:
+        """What removing a content frees; 0 when it is not here."""
+        status = self._status(digest)
+        return status.st_blocks * 512 if status is not None and status.st_nlink == 1 else 0
 
     def of_key(self, key: str) -> ContentRecord | None:
         """What once came under a staging key, if it is still here (unverified)."""
@@ -157,19 +161,27 @@ class Contents:
     # --- Verification
 
     def inspect(self, content: ContentRecord, pace: Pace = any_pace) -> Verdict:
-        """Read a content in full. Nothing but a list of its chunks is written. Raises: OSError, what `pace` raises."""
-        told = self.told_chunks(content.digest)
-        verdict = examine(
-            self.path(content.digest),
-            content.digest,
-            content.size_bytes,
-            told,
-            list_bytes=LIST_BYTES,
-            pace=pace,
-        )
-        if verdict.damage is None and verdict.chunks is not None and told is None:
-            self._keep_chunks(content.digest, verdict.chunks)
+        """Read a content in full. Only lists of its chunks are written. Raises: OSError, what `pace` raises."""
+        path, record = self.path(content.digest), self.record(content.digest)
+        told = self.lists.of_tree(content.digest)
+        if record is not None and record.kind is ContentKind.TREE and told is None:
+            return self._relist(content, record.chunk_bytes, pace)
+        told = told or self.lists.kept(content, LIST_BYTES)
+        verdict = examine(path, content.digest, content.size_bytes, told, list_bytes=LIST_BYTES, pace=pace)
+        if verdict.damage is None and verdict.chunks is not None and verdict.chunks != told:
+            self._keep(content, verdict.chunks)
         return verdict
+
+    def _relist(self, content: ContentRecord, chunk_bytes: int, pace: Pace) -> Verdict:
+        """Verify a tree whose list of chunks was lost: it is made again, and right if its digest is."""
+        try:
+            chunks = list_chunks(self.path(content.digest), content.size_bytes, chunk_bytes, pace)
+        except EOFError:
+            return Verdict(Damage(f"it is shorter than {content.size_bytes} bytes"))
+        if chunks.digest() != content.digest:
+            return Verdict(Damage("its list of chunks is lost, and one made again has another digest"))
+        self._keep(content, chunks)
+        return Verdict(None, chunks)
 
     def renew(self, digest: str, status: os.stat_result) -> bool:
         """Record that the file that had `status` before it was read is right; False when it has changed since."""
@@ -180,10 +192,6 @@ class Contents:
         self._write_record(digest, now, record.key if record is not None else "")
         return True
 
-    def told_chunks(self, digest: str) -> ChunkList | None:
-        """The list of chunks that came with a content, or that its digest is of."""
-        return _read_chunks(self.chunks_path(digest))
-
     def chunk_list(self, content: ContentRecord, chunk_bytes: int, pace: Pace = any_pace) -> ChunkList | None:
         """The digests of a content's chunks of that size, computed once and kept; None when it is not here.
 
@@ -191,40 +199,29 @@ class Contents:
         """
         if not self.has(content, pace=pace):
             return None
-        chunks = self.kept_chunks(content, chunk_bytes)
+        chunks = self.lists.kept(content, chunk_bytes)
         if chunks is None:
             try:
                 chunks = list_chunks(self.path(content.digest), content.size_bytes, chunk_bytes, pace)
             except (FileNotFoundError, EOFError):  # removed meanwhile
                 return None
-            self._keep_chunks(content.digest, chunks)
+            self._keep(content, chunks)
         return chunks
 
-    def kept_chunks(self, content: ContentRecord, chunk_bytes: int) -> ChunkList | None:
-        """As `chunk_list`, if it is known already."""
-        for path in (self.chunks_path(content.digest), self._list_path(content.digest, chunk_bytes)):
-            chunks = _read_chunks(path)
-            if chunks is not None and (chunks.size_bytes, chunks.chunk_bytes) == (content.size_bytes, chunk_bytes):
-                return chunks
-        return None
-
-    def _keep_chunks(self, digest: str, chunks: ChunkList) -> None:
-        with self._users(digest).locked(fcntl.LOCK_SH):
-            if os.path.lexists(self.path(digest)):
-                write_atomic(self._list_path(digest, chunks.chunk_bytes), chunks.to_bytes(), 0o444)
-
-    def _list_path(self, digest: str, chunk_bytes: int) -> Path:
-        return self.directory / f"{hex_of(digest)}.{chunk_bytes}.chunks"
+    def _keep(self, content: ContentRecord, chunks: ChunkList) -> None:
+        with self._users(content.digest).locked(fcntl.LOCK_SH):
+            if os.path.lexists(self.path(content.digest)):
+                self.lists.keep(content.digest, chunks)
 
     def _write_record(self, digest: str, status: os.stat_result, key: str) -> None:
-        chunks = self.told_chunks(digest)
-        is_tree = chunks is not None and chunks.digest() == digest
+        chunks = self.lists.of_tree(digest)
         write_record(
             self.record_path(digest),
             StoredContent(
                 digest=digest,
                 size_bytes=status.st_size,
-                kind=ContentKind.TREE if is_tree else ContentKind.RAW,
+                kind=ContentKind.TREE if chunks is not None else ContentKind.RAW,
+                chunk_bytes=chunks.chunk_bytes if chunks is not None else 0,
                 inode=status.st_ino,
                 ctime_ns=status.st_ctime_ns,
                 verified_at=rfc3339(time.time()),
@@ -247,20 +244,33 @@ class Contents:
         # What came under two keys is not written twice: machines may refer to the file that is there.
         if not self.has(content):
             with self._users(content.digest).locked(fcntl.LOCK_SH):
-                self._place(staging, content, chunks)
+                self._place(staging.data, content.digest, chunks, staging.key)
         staging.discard()
 
-    def _place(self, staging: Staging, content: ContentRecord, chunks: bytes | None) -> None:
+    def take(self, path: Path, content: ContentRecord, chunks: bytes | None = None) -> bool:
+        """Make a file that was verified just now a content, by renaming it; False when it lies on another volume."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._users(content.digest).locked(fcntl.LOCK_SH):
+            try:
+                self._place(path, content.digest, chunks, content.digest)
+            except OSError as exc:
+                if exc.errno != errno.EXDEV:
+                    raise
+                return False
+        return True
+
+    def _place(self, data: Path, digest: str, chunks: bytes | None, key: str) -> None:
         if chunks is not None:
-            write_atomic(self.chunks_path(content.digest), chunks, 0o444)
-        staging.data.chmod(0o444)
-        descriptor = os.open(staging.data, os.O_RDONLY | os.O_CLOEXEC)
+            self.lists.keep(digest, ChunkList.from_bytes(chunks))
+        descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             # Until it has its record nobody else need verify it.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            staging.data.replace(self.path(content.digest))
+            sync(descriptor)
+            os.fchmod(descriptor, 0o444)
+            data.replace(self.path(digest))
             sync_directory(self.directory)
-            self._write_record(content.digest, os.fstat(descriptor), staging.key)
+            self._write_record(digest, os.fstat(descriptor), key)
         finally:
             os.close(descriptor)
 
@@ -321,11 +331,34 @@ class Contents:
 
     def _remove_companions(self, digest: str) -> None:
         self.record_path(digest).unlink(missing_ok=True)
-        for chunks in self.directory.glob(f"{hex_of(digest)}.*chunks"):
-            chunks.unlink(missing_ok=True)
+        self.lists.remove(digest)
 
     def _users(self, digest: str) -> Users:
         return Users(self.users_path(digest))
+
+    def sweep_quarantine(self, before: float) -> int:
+        """Remove damaged files that were found before that time and that nothing refers to; the bytes freed."""
+        freed_bytes = 0
+        for file in entries(self.quarantine_directory):
+            name, _, found_ns = file.name.partition(".")
+            if not (_is_content_name(name) and found_ns.isdecimal() and int(found_ns) < before * 1e9):
+                continue
+            digest = f"sha256:{name}"
+            with contextlib.suppress(BlockingIOError), self._users(digest).locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                path = self.path(digest)
+                if path.is_symlink() and path.readlink().name == file.name:
+                    if self.is_used(digest):
+                        continue
+                    path.unlink()
+                freed_bytes += allocated_bytes(file)
+                file.unlink()
+                file.with_name(file.name + ".json").unlink(missing_ok=True)
+        remove_old(
+            record
+            for record in entries(self.quarantine_directory)
+            if record.suffix == ".json" and not record.with_suffix("").exists()
+        )
+        return freed_bytes
 
     def sweep(self, wanted: frozenset[str]) -> int:
         """Remove contents but those of these names (hex) and those in use, and what crashes leave; the bytes freed."""
@@ -344,19 +377,5 @@ class Contents:
         return hex_of(digest) not in wanted or not os.path.lexists(self.path(digest))
 
 
-def hex_of(digest: str) -> str:
-    return digest.removeprefix("sha256:")
-
-
 def _is_content_name(name: str) -> bool:
     return len(name) == _HEX_LENGTH and not name.strip("0123456789abcdef")
-
-
-def _read_chunks(path: Path) -> ChunkList | None:
-    try:
-        return ChunkList.from_bytes(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as exc:
-        _log.warning("ignoring %s: %s", path, exc)
-        return None

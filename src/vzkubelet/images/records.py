@@ -65,6 +65,8 @@ class StoredContent(msgspec.Struct, frozen=True, kw_only=True, rename="camel", o
     ctime_ns: int
     verified_at: str
     """RFC 3339."""
+    chunk_bytes: int = 0
+    """Of a tree."""
     key: str = ""
     """Of the place where it was staged, where that is not its digest."""
 

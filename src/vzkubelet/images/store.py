@@ -26,9 +26,11 @@ from pathlib import Path
 
 from vzkubelet.errors import Error, Exhausted, NotFound, Unavailable
 from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.images.chunk_lists import hex_of
 from vzkubelet.images.claims import Claims
 from vzkubelet.images.content_users import entries, remove_old
-from vzkubelet.images.contents import Contents, hex_of
+from vzkubelet.images.contents import Contents
+from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.images.records import (
     ContentRecord,
     ImageRecord,
@@ -41,8 +43,9 @@ from vzkubelet.images.records import (
 from vzkubelet.images.staging import Staging, StagingRoot
 from vzkubelet.model.reference import Reference, parse
 
-STAGING_AGE_S = 7 * 24 * 3600.0
-"""What a killed pull left is kept that long for the one that goes on, unless space is short."""
+LEFTOVER_AGE_S = 7 * 24 * 3600.0
+"""Kept that long unless space is short: what a killed pull left, for the one that goes on, and damaged content, for
+who wants to know what happened to it."""
 _NAME_LIMIT = 150
 """Characters of a reference in its file's name; file names have 255 bytes at most and references may be longer."""
 
@@ -83,6 +86,11 @@ class Store:
         self._claims.claim(hex_of(content.digest))
         return self.contents.has(content)
 
+    def chunk_list(self, content: ContentRecord, chunk_bytes: int) -> ChunkList | None:
+        """The digests of a content's chunks of that size, computed by reading it the first time; None: not here."""
+        self._claims.claim(hex_of(content.digest))
+        return self.contents.chunk_list(content, chunk_bytes)
+
     def content_of(self, key: str) -> ContentRecord | None:
         """What once came under a staging key, and is still here."""
         return self.contents.of_key(key)
@@ -113,18 +121,36 @@ class Store:
         """Whether the contents of an image are here."""
         return all(self.contents.has(content, verify=verify) for content in record.contents)
 
-    def commit_image(self, record: ImageRecord, manifest: bytes) -> None:
-        """Make an image visible whose content is there."""
+    def commit_image(self, record: ImageRecord, manifest: bytes | None) -> None:
+        """Make an image visible as soon as its content is there. `manifest` is None when nobody knows it."""
         self._claims.claim(hex_of(record.manifest_digest))
         directory = self._manifests / hex_of(record.manifest_digest)
         directory.mkdir(parents=True, exist_ok=True)
         sync_directory(directory.parent)
-        write_atomic(directory / "manifest.json", manifest, 0o644)
+        if manifest is not None:
+            write_atomic(directory / "manifest.json", manifest, 0o644)
         write_record(directory / "image.json", record)
 
     def image_record(self, manifest_digest: str) -> ImageRecord | None:
         """What is known of an image, whether or not its content is here."""
         return read_record(self._image_path(manifest_digest), ImageRecord)
+
+    def remove_image(self, manifest_digest: str) -> int | None:
+        """Remove an image, the references that point to it, and what only it used. Returns the bytes freed, which are
+        none for content that machines refer to; None when a pull relies on the image, and nothing is done."""
+        with self._claims.settled() as claimed:
+            record = self.image_record(manifest_digest)
+            if hex_of(manifest_digest) in claimed:
+                return None
+            for reference in list(self.references()):
+                if reference.manifest_digest == manifest_digest:
+                    self.remove_reference(reference)
+            shutil.rmtree(self._manifests / hex_of(manifest_digest), ignore_errors=True)
+            if record is None:
+                return 0
+            kept = {content.digest for image in self.images() for content in image.contents}
+            surplus = {content.digest for content in record.contents} - kept
+            return sum(self.contents.remove(digest) or 0 for digest in surplus if hex_of(digest) not in claimed)
 
     def images(self) -> Iterator[ImageRecord]:
         """All images, also those that no reference points to any more."""
@@ -178,11 +204,11 @@ class Store:
         """Note that an image is used now. Cheap, and no harm is done if a crash loses it."""
         found = self.find(_parsed(reference), verify=False)
         if found is not None:
-            mark = self._used_mark(found[1].manifest_digest)
-            try:
-                mark.touch()
-            except FileNotFoundError:  # the image was removed meanwhile
-                return
+            self.mark_image_used(found[1].manifest_digest)
+
+    def mark_image_used(self, manifest_digest: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._used_mark(manifest_digest).touch()
 
     def last_used_at(self, manifest_digest: str) -> float:
         """When an image was used last or, if never, when it came; seconds since the epoch, 0 when it is not here."""
@@ -239,13 +265,14 @@ class Store:
         with self._claims.held():
             yield
 
-    def sweep(self, *, unreferenced_images: bool, staging_age_s: float = STAGING_AGE_S) -> int:
+    def sweep(self, *, unreferenced_images: bool, leftover_age_s: float = LEFTOVER_AGE_S) -> int:
         """Remove content that no image refers to and what crashes leave; on request also images that no reference
-        points to. What pulls and machines use stays, and so does what interrupted pulls have got for that long.
-        Returns the bytes freed."""
+        points to. What pulls and machines use stays, and so do, for that long, damaged content and what interrupted
+        pulls have got. Returns the bytes freed."""
         if not self.root.is_dir():
             return 0
-        freed_bytes = self._staging.sweep(time.time() - staging_age_s)
+        freed_bytes = self._staging.sweep(time.time() - leftover_age_s)
+        freed_bytes += self.contents.sweep_quarantine(time.time() - leftover_age_s)
         with self._claims.settled() as claimed:
             referenced = {hex_of(record.manifest_digest) for record in self.references()} | claimed
             for directory in entries(self._manifests):
