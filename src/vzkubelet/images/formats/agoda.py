@@ -4,7 +4,6 @@ Documented in docs/image-format.md. Layers are found by media type, never by pos
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -100,16 +99,6 @@ def read_machine(artifact: Artifact, config: bytes, image_config: bytes | None, 
 # --- Writing -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class CompressedFile:
-    """A file as it lies in the registry: its gzip blob and its raw content."""
-
-    digest: str
-    size_bytes: int
-    raw_digest: str
-    raw_size_bytes: int
-
-
 def write(
     machine: Machine,
     disk: Content,
@@ -179,22 +168,3 @@ def _layer(media_type: str, title: str, content: Content) -> Descriptor:
         case _:
             raise ValueError(f"{title} has to be compressed with gzip, and its raw digest known")
     return Descriptor(media_type=media_type, digest=blob.digest, size=blob.size, annotations=annotations)
-
-
-def write_manifest(
-    machine: Machine,
-    disk: CompressedFile,
-    aux: CompressedFile,
-    config: Descriptor,
-    image_config: Descriptor | None,
-    created: str | None,
-) -> bytes:
-    """The manifest alone, from documents that are uploaded already."""
-    layers = [_layer(DISK, DISK_TITLE, _compressed(disk)), _layer(AUX, AUX_TITLE, _compressed(aux))]
-    extra = [] if image_config is None else [image_config]
-    return manifests.artifact(ARTIFACT_TYPE, machine, [*layers, *extra, config], created)
-
-
-def _compressed(file: CompressedFile) -> Content:
-    blob = Descriptor(media_type=DISK, digest=file.digest, size=file.size_bytes)
-    return single(blob, Encoding.GZIP, file.raw_size_bytes, file.raw_digest)
