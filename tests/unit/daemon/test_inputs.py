@@ -59,6 +59,24 @@ def test_garbage_is_refused_before_a_bridge_is_made(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"VZ_IMAGE_CREDENTIAL_PROVIDER_CONFIG": "garbage"}, "error decoding config .*garbage"),
+        ({"VZ_PRELOADED_IMAGES_VERIFICATION_ALLOWLIST": "r.io/vm"}, "needs the policy NeverVerifyAllowlistedImages"),
+    ],
+)
+def test_logins_that_cannot_be_had_are_refused_at_once(
+    environment: dict[str, str], tmp_path: Path, variables: dict[str, str], told: str
+) -> None:
+    given = {name: value.replace("garbage", str(tmp_path / "garbage")) for name, value in variables.items()}
+    if "VZ_IMAGE_CREDENTIAL_PROVIDER_CONFIG" in given:
+        given["VZ_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR"] = str(tmp_path)
+    with pytest.raises(InvalidInput, match=told):
+        inputs.require(settings(environment | given, tmp_path))
+    assert not (tmp_path / "cache").exists()
+
+
 def test_every_mistake_is_told_at_once(environment: dict[str, str], tmp_path: Path) -> None:
     garbage = str(tmp_path / "garbage")
     wrong = {"VZ_SSH_KEX_ALGORITHMS": "none", "APISERVER_CA_CERT_LOCATION": garbage, "KUBECONFIG": garbage}
