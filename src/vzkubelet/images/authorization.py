@@ -100,6 +100,7 @@ class Login:
         self._clock = clock or SystemClock()
         self._basic = False
         self._token: _Token | None = None
+        self._challenge: Challenge | None = None
         self._asking = asyncio.Lock()
         self._answers = 0
         self._refusal: Error | None = None
@@ -112,6 +113,16 @@ class Login:
         if self._token and self._clock.monotonic() < self._token.expires_at_s:
             return self._token.header
         return None
+
+    async def current(self) -> str | None:
+        """`header`, with an expired token replaced first: a registry that gets none may not read a body to its end.
+
+        Raises:
+            As `answer`.
+        """
+        if self.header is None and self._challenge is not None:
+            await self.answer((self._challenge,), None)
+        return self.header
 
     async def answer(self, challenges: Iterable[Challenge], refused: str | None) -> Answered:
         """Get what the challenges ask for. `refused` is the header that brought them.
@@ -137,7 +148,7 @@ class Login:
     async def _ask(self, challenges: Iterable[Challenge]) -> bool:
         for challenge in challenges:
             if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
-                self._token = await self._fetch_token(challenge)
+                self._token, self._challenge = await self._fetch_token(challenge), challenge
                 return True
             if challenge.scheme == "basic" and self._credential.username and not self._basic:
                 self._basic = True

@@ -12,6 +12,7 @@ from yarl import URL
 from vzkubelet.errors import Integrity, Unavailable
 from vzkubelet.images.formats.artifact import PULL_REASON
 from vzkubelet.images.pace import Pace
+from vzkubelet.images.patience import Progress
 from vzkubelet.images.requests import Requests
 from vzkubelet.images.throttling import RETRY_AFTER_DEFAULT_S, retry_after_s
 from vzkubelet.images.transport import READ_TIMEOUT_S, translated
@@ -43,6 +44,7 @@ class Blobs:
         self.is_rangeless = False
         """A part of a blob was asked for, and the whole of it was sent."""
         self.pace = Pace()
+        self.progress = Progress()
 
     @asynccontextmanager
     async def range(

@@ -9,47 +9,26 @@ Runs on the caller's event loop, and needs no other: see `RangedBlob`.
 """
 
 import asyncio
-import logging
-import random
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
 
 from vzkubelet.aio import cancel, spawn
 from vzkubelet.errors import Integrity, Unavailable
 from vzkubelet.images.blobs import BlobRange
 from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.patience import Patience, Tries
 from vzkubelet.images.rate import RateLimit
 from vzkubelet.images.registry import Repository
 from vzkubelet.model.oci import Descriptor
 
-_log = logging.getLogger(__name__)
 WINDOW_BYTES = 8 * 1024 * 1024
 """What one `read` has asked for by several ranges and not yet handed on: what a kill loses, and what it holds."""
 _STREAM_BYTES_PER_S = 8 * 1024 * 1024
 """What one stream is good for: a rate limit of less needs no second one."""
-_PROGRESS_BYTES = 16 * 1024
-"""Less than that between two failures is none."""
 _SLOW_BYTES_PER_S = 16 * 1024
 _SLOW_AFTER_S = 20.0
 """A connection that brings less than that over this time is given up: the next one may lead elsewhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How a failing range is tried again."""
-
-    attempts: int = 5
-    """In a row, without a byte of progress."""
-    delay_s: float = 0.5
-    """Before the second one, doubled each time, half of it by chance."""
-    delay_max_s: float = 15.0
-    read_timeout_s: float = 30.0
-    """Without a byte; then the connection is given up."""
-
-
-PATIENCE = Patience()
 
 
 class RangedBlob:
@@ -76,7 +55,7 @@ class RangedBlob:
         self._blobs = repository.blobs
         self._descriptor = descriptor
         self._limit = limit or RateLimit(0)
-        self._patience = patience or PATIENCE
+        self._patience = patience or repository.patience
         if self._limit.bytes_per_s:
             concurrency = min(concurrency, self._limit.bytes_per_s // _STREAM_BYTES_PER_S)
         self._concurrency = max(1, concurrency)
@@ -124,7 +103,7 @@ class RangedBlob:
 
     async def _one(self, position: int, end: int, whole_end: int | None) -> AsyncGenerator[bytes, None]:
         """By one request at a time. From a server that sends the whole blob instead, up to `whole_end`, or nothing."""
-        tries = _Tries(self._patience)
+        tries = Tries(self._patience, self._blobs.progress)
         while position < end:
             try:
                 async with self._asked(position, end) as answer:
@@ -232,30 +211,6 @@ class _Stopwatch:
             return await wanted
         finally:
             self.total_s += _now_s() - begun_s
-
-
-class _Tries:
-    """Failures in a row of one range, and how long to wait after each."""
-
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._failures = 0
-        self._progress_bytes = 0
-
-    def progressed(self, size_bytes: int) -> None:
-        self._progress_bytes += size_bytes
-        if self._progress_bytes >= _PROGRESS_BYTES:
-            self._failures = 0
-
-    async def failed(self, exc: Unavailable) -> None:
-        """Wait before the next try, or raise `exc` when there is none."""
-        self._failures += 1
-        self._progress_bytes = 0
-        if self._failures >= self._patience.attempts:
-            raise exc
-        longest_s = min(self._patience.delay_s * 2 ** (self._failures - 1), self._patience.delay_max_s)
-        _log.debug("trying again in up to %.1f s: %s", longest_s, exc)
-        await asyncio.sleep(longest_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
 
 
 class _Part:

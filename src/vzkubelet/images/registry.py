@@ -11,9 +11,10 @@ import msgspec
 from yarl import URL
 
 from vzkubelet.aio import run_blocking
-from vzkubelet.errors import Forbidden, Integrity, InvalidInput, Unauthenticated
+from vzkubelet.errors import Forbidden, Integrity, InvalidInput, Unauthenticated, Unavailable
 from vzkubelet.images.blobs import Blobs, body_chunks
 from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.patience import Patience, Tries
 from vzkubelet.images.requests import REDIRECTS, Requests
 from vzkubelet.images.transport import Transport, read_limited
 from vzkubelet.images.uploads import Upload
@@ -49,6 +50,10 @@ class Repository:
     def name(self) -> str:
         return self._requests.name
 
+    @property
+    def patience(self) -> Patience:
+        return self._requests.transport.patience
+
     async def manifest(self, tag_or_digest: str) -> Document:
         """The document under a tag or digest.
 
@@ -73,9 +78,20 @@ class Repository:
         return Document(_media_type(response, content), digest, content)
 
     async def document(self, descriptor: Descriptor) -> bytes:
-        """A small blob as a whole, verified. The caller has limited its size."""
-        async with self.blob(descriptor) as chunks:
-            content = b"".join([chunk async for chunk in _limited(chunks, descriptor.size, self.name)])
+        """A small blob as a whole, verified, tried again as ranges are. The caller has limited its size.
+
+        Raises:
+            NotFound, Unauthenticated, Forbidden, Unavailable, Integrity.
+        """
+        tries = Tries(self.patience)
+        while True:
+            try:
+                async with self.blobs.range(descriptor, 0, descriptor.size) as answer:
+                    chunks = _limited(answer.chunks, descriptor.size, self.name)
+                    content = b"".join([chunk async for chunk in chunks])
+                break
+            except Unavailable as exc:
+                await tries.failed(exc)
         actual = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if actual != descriptor.digest:
             raise Integrity(

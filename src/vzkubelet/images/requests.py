@@ -111,7 +111,7 @@ class Requests:
         for attempt in range(1, _SEND_LIMIT + 1):
             if held:
                 await self.transport.holds.passed(url.host_port_subcomponent or "")
-            authorization = login.header if ours else None
+            authorization = await login.current() if ours else None
             sent_headers = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
             response = await self.transport.send(method, url, self.name, headers=sent_headers, data=body(), **options)
             if response.status != 401 or not ours:

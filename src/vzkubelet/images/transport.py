@@ -12,6 +12,7 @@ from yarl import URL
 import vzkubelet
 from vzkubelet.errors import InvalidInput, Unavailable, clip
 from vzkubelet.images.formats.artifact import PULL_REASON
+from vzkubelet.images.patience import Patience
 from vzkubelet.images.throttling import Holds
 
 CONNECT_TIMEOUT_S = 20.0
@@ -39,6 +40,9 @@ class Transport:
     Responses are not decoded (a blob's bytes are what its digest is about) and redirects are not followed here: whoever
     follows one must decide about the Authorization header.
     """
+
+    patience = Patience()
+    """How downloads of blobs that fail are tried again; `send` itself tries nothing again."""
 
     def __init__(self, *, plain_http: bool = False, tls: ssl.SSLContext | None = None) -> None:
         """`plain_http` allows unencrypted HTTP to any host; loopback hosts are always asked over it."""
