@@ -10,16 +10,17 @@ import fcntl
 import hashlib
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vzkubelet.files import open_regular
 from vzkubelet.images.formats.tree import ChunkList
 
 BUFFER_BYTES = 4 * 1024 * 1024
 """Read at once: enough for full speed without read-ahead, little enough to stop soon."""
 _ALIGNMENT_BYTES = 4096
+_NO_DIRECT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
 _ZEROS = bytes(BUFFER_BYTES)
 _HOLE_BYTES = 512 * 1024 * 1024
 """Longest hole told at once, from multiples of it on: hashing the zeros of one takes half a second."""
@@ -217,11 +218,18 @@ def _read(descriptor: int, view: memoryview, wanted: int, offset: int) -> int:
 
 
 def _open_uncached(path: Path) -> int:
+    """Raises OSError: also of what is no regular file, or a link to one."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     direct = getattr(os, "O_DIRECT", 0)
-    if direct:
-        with contextlib.suppress(OSError):  # tmpfs, some network file systems
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | direct)
-    descriptor = open_regular(path)
+    try:
+        descriptor = os.open(path, flags | direct)
+    except OSError as exc:
+        if exc.errno not in _NO_DIRECT:  # some network file systems
+            raise
+        descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     uncached = getattr(fcntl, "F_NOCACHE", None)
     if uncached is not None:
         with contextlib.suppress(OSError):
