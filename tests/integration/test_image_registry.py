@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 import pytest_asyncio
@@ -14,6 +13,7 @@ from aiohttp import web
 from tests.cluster.ports import free_port
 from tests.cluster.registry import BasicAuth
 from tests.support.cluster_fixtures import StartRegistry
+from tests.support.http_fixtures import Handler, Serve
 from tests.support.token_server import TokenServer
 from tests.support.vm_images import make_files, push
 from vzkubelet.errors import Error, Forbidden, Integrity, InvalidInput, NotFound, Unauthenticated, Unavailable
@@ -24,29 +24,8 @@ from vzkubelet.model.oci import Descriptor
 from vzkubelet.model.reference import parse
 from vzkubelet.ports import RegistryCredential
 
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Serve: TypeAlias = Callable[[Handler], Awaitable[str]]
 LOGIN = RegistryCredential("ci", "secret")
 DIGEST = "sha256:" + "a" * 64
-
-
-@pytest_asyncio.fixture
-async def serve() -> AsyncIterator[Serve]:
-    """Starts an HTTP server on a free port of loopback and returns ``127.0.0.1:port``."""
-    runners = []
-
-    async def start(handler: Handler) -> str:
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", handler)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        runners.append(runner)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return f"127.0.0.1:{runner.addresses[0][1]}"
-
-    yield start
-    for runner in runners:
-        await runner.cleanup()
 
 
 @pytest_asyncio.fixture

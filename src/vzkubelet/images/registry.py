@@ -160,7 +160,7 @@ class Repository:
             return begun
         response = await self._requests.send("POST", self._requests.url("blobs", "uploads/"))
         async with response:
-            if response.status != 202 or "Location" not in response.headers:
+            if response.status != 202:
                 raise await self._requests.error(response, "an upload")
             return Upload.begun(self._requests, response)
 

@@ -87,7 +87,7 @@ class Upload:
         """Have what was sent as a blob. The registry hashes all of it, which may take minutes.
 
         Raises:
-            Integrity: what it got has another digest; the session is lost. NotFound, Unauthenticated, Forbidden,
+            Integrity: what it got has another digest; begin anew. NotFound, Unauthenticated, Forbidden,
             Unavailable as `send`.
         """
         await self._put(digest, {"Content-Length": "0"}, lambda: None)
