@@ -23,8 +23,6 @@ CHUNK_MIN_BYTES, CHUNK_LIMIT_BYTES = 4 * 1024, 16 * 1024 * 1024
 """A chunk is a power of two between these. A reader holds a few in memory."""
 INDEX_LIMIT_BYTES = 32 * 1024 * 1024
 """Largest document. 128 GiB without a hole in chunks of 256 KiB have 20 MiB."""
-PACK_BYTES = 32 * 1024 * 1024
-"""What writers gather in a pack."""
 PACK_LIMIT_BYTES = 256 * 1024 * 1024
 _CHUNKS = 512 * 1024
 _MAGIC = b"VZKINDEX"
