@@ -99,7 +99,9 @@ class NodeHost:
     mac: QemuMac | None = None
 
     @contextlib.contextmanager
-    def agent(self, directory: Path, cluster: ControlPlane, name: str = "") -> Iterator[agents.Agent]:
+    def agent(
+        self, directory: Path, cluster: ControlPlane, name: str = "", *, flags: tuple[str, ...] = ()
+    ) -> Iterator[agents.Agent]:
         """A node, Ready; torn down with all that it ran when the block ends."""
         name = name or f"vz-{uuid.uuid4().hex[:8]}"
         made = agents.Agent(
@@ -108,6 +110,7 @@ class NodeHost:
             name=name,
             docker_host=self.docker_host,
             driver=self.driver,
+            flags=flags,
             environment=self.environment,
         )
         made.start()

@@ -13,6 +13,7 @@ from vzkubelet import __version__, aio, config, errors
 from vzkubelet.config import Config
 from vzkubelet.daemon import inputs
 from vzkubelet.daemon.backend import NodeBackend
+from vzkubelet.daemon.node_images import NodeImages
 from vzkubelet.daemon.parts import Parts, StateRoot
 from vzkubelet.kube import credentials, kubeconfig, paths
 from vzkubelet.kube.client import Client
@@ -108,6 +109,8 @@ async def _joined(
     closing.push_async_callback(recorder.close)
 
     node = dataclasses.replace(node, port=listener.port)
+    node_images = NodeImages(settings, parts, recorder, supervisor.workers)
+    closing.push_async_callback(node_images.close)
     controller = NodeController(
         client,
         recorder,
@@ -115,11 +118,12 @@ async def _joined(
         lambda: facts.read(settings.cache_dir),
         backend.faults,
         machine_limit=(lambda: parts.limit.message) if parts.driver.limits().slots is not None else lambda: None,
+        images=node_images.inventory.listed,
     )
-    parts.limit.on_change = controller.refresh
-    await supervisor.resume()
+    parts.limit.on_change = node_images.inventory.on_change = controller.refresh
+    await supervisor.resume()  # before images are collected: it knows which ones are in use
     reflector = _pod_reflector(client, node.name, supervisor, objects, closing)
-    for name, work in (("node", controller.run()), ("pods", reflector.run())):
+    for name, work in (("node", controller.run()), ("pods", reflector.run()), ("images", node_images.run())):
         closing.push_async_callback(aio.cancel, aio.spawn(work, name=name, on_crash=crashed))
     return controller
 

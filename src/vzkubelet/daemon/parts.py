@@ -1,21 +1,23 @@
 """The parts that every composition shares: driver, images, guests, side-cars and volumes around one state directory."""
 
-import asyncio
 import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vzkubelet import errors, files, ports
 from vzkubelet.aio import SystemClock
 from vzkubelet.config import Config, helper_environment
+from vzkubelet.daemon import image_keeper
 from vzkubelet.daemon.image_access import image_access
+from vzkubelet.daemon.prepull import PullSlots
 from vzkubelet.guests.guest import SshGuests
 from vzkubelet.guests.ssh import ConnectPolicy, Login
 from vzkubelet.images.library import Library
+from vzkubelet.images.upkeep import Upkeep
 from vzkubelet.machines import selection
 from vzkubelet.machines.qemu.driver import QemuDriver
 from vzkubelet.machines.synthetic import SyntheticDriver
@@ -29,6 +31,8 @@ from vzkubelet.pods.world import NodeFacts, World
 from vzkubelet.sidecars import Sidecars
 from vzkubelet.volumes import Volumes
 
+IMAGES = "images"
+"""In the cache directory: the store."""
 FIRMWARE = "firmware.fd"
 """In the cache directory: UEFI code for emulated guests, where the user has put one."""
 HOST_STATE = "vz-host"
@@ -122,7 +126,7 @@ class Parts:
                 helper_environment(),
             ),
         )
-        self.images = Library(config.cache_dir / "images", self.driver.platforms)
+        self.images = Library(config.cache_dir / IMAGES, self.driver.platforms)
         self.directories = PodDirectories(root.pods)
         self.limit = MachineLimit()
         guests = _guests(config, self.driver)
@@ -138,7 +142,12 @@ class Parts:
             )
         )
         self.image_access = image_access(config)
-        self._pull_slots = asyncio.Semaphore(config.images.max_parallel_pulls)
+        self.images_in_use: Callable[[], Collection[str]] = frozenset
+        """Whoever runs pods says what must not be removed (`images.upkeep`)."""
+        self.upkeep = Upkeep(
+            config.cache_dir / IMAGES, in_use=lambda: self.images_in_use(), rules=image_keeper.rules(config.images)
+        )
+        self.pull_slots = PullSlots(config.images.max_parallel_pulls)
         self._docker_host = config.sidecars.docker_host
         self._sidecars: Sidecars | None = None
 
@@ -148,6 +157,12 @@ class Parts:
         if self._sidecars is None:
             self._sidecars = Sidecars(self._docker_host, self.driver.network(), self.root.owner)
         return self._sidecars
+
+    def ahead_library(self, config: Config) -> Library:
+        """For images that no pod waits for: one with a rate of its own where one is set."""
+        if not config.images.prepull_rate_bytes_per_s:
+            return self.images
+        return Library(config.cache_dir / IMAGES, self.driver.platforms)
 
     async def open(self) -> None:
         """Adopt what an earlier process left."""
@@ -172,7 +187,7 @@ class Parts:
             self.clock,
             node,
             self.image_access,
-            self._pull_slots,
+            self.pull_slots,
         )
 
     async def close(self) -> None:

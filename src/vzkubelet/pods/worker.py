@@ -88,6 +88,11 @@ class Worker:
     def known(self) -> record.Pod:
         return self._known
 
+    @property
+    def is_released(self) -> bool:
+        """Whether the pod has ended and its machine, side-cars and volumes are gone."""
+        return self._released
+
     def current(self) -> api.Pod:
         """The pod with its status as of now."""
         return self._reporter.current()
