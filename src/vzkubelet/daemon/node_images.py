@@ -67,17 +67,8 @@ class NodeImages:
             await self._library.close()
 
     def in_use(self) -> frozenset[str]:
-        """References and image IDs that are not to be collected: of pods that hold anything of their machine, be it
-        one that has ended, and of the list of images that are to be here."""
-        return frozenset((*self._wanted, *self._of_pods()))
-
-    def _of_pods(self) -> Iterator[str]:
-        for worker in self._workers():
-            if not worker.is_released:
-                entry = worker.known.containers[0]
-                yield entry.image
-                if entry.image_id:  # what runs, wherever the tag has moved since
-                    yield entry.image_id
+        """References and image IDs that are not to be collected: of pods, and of the images that are to be here."""
+        return frozenset((*self._wanted, *images_of(self._workers())))
 
     async def _pull_ahead(self, reference: str) -> MachineImage:
         """With the node's own logins. Like what a person pulls, it is nobody's secret among the pods of this host."""
@@ -92,3 +83,13 @@ class NodeImages:
 
     async def _container_images(self) -> list[ContainerImage]:
         return await self._parts.sidecars.listed_images()
+
+
+def images_of(workers: Iterable[Worker]) -> Iterator[str]:
+    """References and image IDs of pods that hold anything of their machine, be it one that has ended."""
+    for worker in workers:
+        if not worker.is_released:
+            entry = worker.known.containers[0]
+            yield entry.image
+            if entry.image_id:  # what runs, wherever the tag has moved since
+                yield entry.image_id
