@@ -94,11 +94,14 @@ class Content:
                 return chunks.digest() if chunks is not None else _digest_of_blobs(self.blobs)
 
     def chunk_list(self) -> ChunkList | None:
-        """What streams of one size with a digest each say about the file; None where they do not say it."""
-        if not isinstance(self.layout, Streams) or self.raw_size_bytes is None:
+        """What streams of one size with a digest each say about the file; None where they do not say it.
+
+        A file that is one stream has no chunks: nothing of it can be kept when its digest is another one.
+        """
+        if not isinstance(self.layout, Streams) or self.raw_size_bytes is None or len(self.layout.streams) < 2:
             return None
         digests = [stream.raw_digest for stream in self.layout.streams]
-        chunk_bytes = self.layout.streams[0].raw_size_bytes if digests else None
+        chunk_bytes = self.layout.streams[0].raw_size_bytes
         if not chunk_bytes or None in digests:
             return None
         if any(stream.offset != number * chunk_bytes for number, stream in enumerate(self.layout.streams)):
