@@ -21,6 +21,7 @@ from isal import isal_zlib
 
 from bench.images.direct import BUFFER_BYTES, DirectFile
 from vzkubelet.images.formats.chunk_index import ChunkIndex
+from vzkubelet.images.formats.chunked import DISK_INDEX, DISK_PACK
 
 RECEIVE_BYTES = 1024 * 1024
 _QUEUE = 8
@@ -152,8 +153,8 @@ def chunked_pull(reference: str, target: Path) -> None:
     """Each thread in turn: download a pack, and for its chunks decompress, sha256, direct write."""
     repository = Repository(reference)
     layers = repository.manifest()["layers"]
-    index_layer = next(layer for layer in layers if "index" in layer["mediaType"] and "disk" in str(layer))
-    packs = [layer for layer in layers if "pack" in layer["mediaType"]]
+    index_layer = next(layer for layer in layers if layer["mediaType"] == DISK_INDEX)
+    packs = [layer for layer in layers if layer["mediaType"] == DISK_PACK]
     index = ChunkIndex.parse(repository.blob(index_layer["digest"]).read())
     by_pack: list[list[int]] = [[] for _ in range(index.pack_count)]
     for number in range(index.count):
