@@ -1,8 +1,8 @@
 """One stream or several ranges at a time: found out by trying, for neither is right everywhere.
 
 Measured with Distribution's registry on two cores: a request costs it 3 to 4 ms of CPU whatever its length (it reads
-4 MiB of the file for each), so 512 MiB in ranges of 1 MiB took 2.4 s where one stream took 0.5 s. Over the internet it is the other way round: registries give
-25 to 50 MB/s to a stream, and several times that to several of them.
+4 MiB of the file for each), so 512 MiB in ranges of 1 MiB took 2.4 s where one stream took 0.5 s. Over the internet it
+is the other way round: registries give 25 to 50 MB/s to a stream, and several times that to several of them.
 """
 
 from enum import Enum, auto
