@@ -115,7 +115,10 @@ class Store:
         if record is None:
             return None
         self._claims.claim(*(hex_of(content.digest) for content in record.contents))
-        return record if self.is_complete(record) else None
+        if not self.is_complete(record):
+            return None
+        self.mark_image_used(manifest_digest)
+        return record
 
     def is_complete(self, record: ImageRecord, *, verify: bool = True) -> bool:
         """Whether the contents of an image are here."""
@@ -162,9 +165,9 @@ class Store:
     # --- References
 
     def find(self, target: Reference, *, verify: bool = True) -> tuple[ReferenceRecord, ImageRecord] | None:
-        """What a reference points to, when the image is complete.
+        """What a reference points to, when the image is complete; that counts as a use of it.
 
-        Content that differs from its record is verified first, which takes as long as reading it; not with `verify`
+        Content that differs from its record is verified first, which takes as long as reading it; neither with `verify`
         False, which is for figures and lists.
         """
         if target.digest:
@@ -175,6 +178,8 @@ class Store:
         for record in records:
             image = self.image_record(record.manifest_digest)
             if image is not None and self.is_complete(image, verify=verify):
+                if verify:
+                    self.mark_image_used(image.manifest_digest)
                 return record, image
         return None
 
@@ -207,7 +212,8 @@ class Store:
             self.mark_image_used(found[1].manifest_digest)
 
     def mark_image_used(self, manifest_digest: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        # Removed meanwhile, or no room for one more file: neither is a reason not to use it.
+        with contextlib.suppress(OSError):
             self._used_mark(manifest_digest).touch()
 
     def last_used_at(self, manifest_digest: str) -> float:
