@@ -31,8 +31,39 @@ PULLED_BEFORE = "already present on machine and can be accessed by the pod"
 
 
 @pytest.fixture(scope="module")
+def plugin_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """The registry that the node's credential provider plugin has a login for."""
+    directory = tmp_path_factory.mktemp("plugin-registry")
+    with Registry(directory, basic_auth=BasicAuth(USER, PASSWORD)) as registry:
+        yield registry
+
+
+def add_plugin(directory: Path, host: str) -> tuple[str, ...]:
+    """A credential provider plugin for one registry, and the agent's flags for it."""
+    api, programs = "credentialprovider.kubelet.k8s.io/v1", directory / "plugins"
+    answer = {
+        "kind": "CredentialProviderResponse",
+        "apiVersion": api,
+        "cacheKeyType": "Registry",
+        "auth": {host: {"username": USER, "password": PASSWORD}},
+    }
+    programs.mkdir()
+    plugin = programs / "login"
+    plugin.write_text(f"#!/bin/sh\ncat >> $0.asked\necho '{json.dumps(answer)}'\n")
+    plugin.chmod(0o755)
+    provider = {"name": "login", "apiVersion": api, "matchImages": [host], "defaultCacheDuration": "1h"}
+    document = {"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig", "providers": [provider]}
+    (directory / "providers.yaml").write_text(json.dumps(document))
+    config = str(directory / "providers.yaml")
+    return ("--image-credential-provider-config", config, "--image-credential-provider-bin-dir", str(programs))
+
+
+@pytest.fixture(scope="module")
 def synthetic_node(
-    cluster: ControlPlane, docker_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory
+    cluster: ControlPlane,
+    docker_engine: DockerEngine,
+    plugin_registry: Registry,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[agents.Agent]:
     directory, name = tmp_path_factory.mktemp("synthetic-node"), f"vz-{uuid.uuid4().hex[:8]}"
     agent = agents.Agent(
@@ -41,7 +72,8 @@ def synthetic_node(
         name=name,
         docker_host=docker_engine.host,
         driver="synthetic",
-        environment={"DOCKER_CONFIG": str(directory / "no-docker-config")},
+        flags=add_plugin(directory, plugin_registry.host),
+        environment={"DOCKER_CONFIG": str(directory / "docker")},
     )
     agent.start()
     try:
@@ -64,7 +96,7 @@ class Namespace:
         references = [{"name": secret} for secret in secrets]
         document = self.pods.pod(
             name,
-            vm={"image": image, "imagePullPolicy": policy, **spec.pop("vm", {})},
+            vm={"image": image, "imagePullPolicy": policy, "resources": {"requests": {"cpu": "100m"}}},
             **({"imagePullSecrets": references} if references else {}),
             automountServiceAccountToken=False,
             **spec,
@@ -291,6 +323,9 @@ def test_private_image_of_one_namespace_is_not_started_by_another(
     assert namespace_b.waits("quiet", "ErrImageNeverPull") == text
     namespace_a.start("forgetful", image)  # the same namespace without the secret is no better
     refused(namespace_a, "forgetful", image)
+    digest = container_status(namespace_a.pods.get("owner"))["imageID"]
+    namespace_b.start("precise", digest)  # whoever knows the digest knows no more
+    refused(namespace_b, "precise", digest)
 
     synthetic_node.kill()
     synthetic_node.start()
@@ -339,6 +374,34 @@ def test_the_registry_vouches_for_another_login(
         "FailedToRetrieveImagePullSecret",
         "Unable to retrieve some image pull secrets (gone); attempting to pull the image may not succeed.",
     ) in namespace_b.events("other")
+
+
+def test_logins_of_the_node_are_for_all_its_pods(
+    namespace_a: Namespace,
+    namespace_b: Namespace,
+    private: Private,
+    plugin_registry: Registry,
+    synthetic_node: agents.Agent,
+    tmp_path: Path,
+) -> None:
+    """Of a credential provider plugin, and of ``docker login``, which may happen while the agent runs."""
+    of_plugin = f"{plugin_registry.host}/team/vm:1"
+    push(tmp_path, of_plugin, login=BasicAuth(USER, PASSWORD))
+    docker = synthetic_node.directory / "docker"
+    docker.mkdir(exist_ok=True)
+    (docker / "config.json").write_text(json.dumps({"auths": {private.registry.host: {"auth": AUTH}}}))
+    for kind, image, registry in (
+        ("plugin", of_plugin, plugin_registry),
+        ("docker", private.image, private.registry),
+    ):
+        namespace_a.start(kind, image)
+        namespace_a.pods.wait_ready(kind)
+        registry.stop()
+        namespace_b.start(kind, image)
+        namespace_b.pods.wait_ready(kind)
+        assert ("Pulled", f'Container image "{image}" {PULLED_BEFORE}') in namespace_b.events(kind)
+    asked = (synthetic_node.directory / "plugins" / "login.asked").read_text()
+    assert json.loads(asked)["image"] == of_plugin.removesuffix(":1")
 
 
 def test_side_cars_are_held_to_the_same(
