@@ -134,3 +134,13 @@ def test_chunked_layers_have_limits(layer: str, size: int) -> None:
     image = GOLDEN["chunked"].build()
     image.layer(f"application/vnd.macos-vz-kubelet.{layer}")["size"] = size
     assert "allowed" in refusal(image)
+
+
+@pytest.mark.parametrize("name", ["tart", "tart-v1", "lume", "lume-single", "lume-lz4", "lume-raw"])
+def test_artifact_type_of_tools_that_were_told_none_is_none(name: str) -> None:
+    """Images pushed with ORAS have it, Lume's published ones among them."""
+    image = GOLDEN[name].build()
+    image.manifest["artifactType"] = "application/vnd.unknown.artifact.v1"
+    assert opened(image) == opened(GOLDEN[name].build())
+    image.manifest["artifactType"] = "application/vnd.example.other"
+    assert "an artifact of type application/vnd.example.other" in refusal(image)

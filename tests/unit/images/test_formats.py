@@ -318,7 +318,7 @@ def test_entry_that_does_not_say_what_it_is_comes_after_those_that_do() -> None:
             entry("", MAC, "3"),
             entry(agoda.ARTIFACT_TYPE, LINUX, "4"),
             entry(chunked.ARTIFACT_TYPE, LINUX, "5"),
-            entry("", None, "6"),
+            entry("application/vnd.unknown.artifact.v1", None, "6"),
         ],
     )
     # The first platform decides, then the format: what is moved fastest comes first.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from vzkubelet.errors import clip
 from vzkubelet.images.formats import agoda, chunked, fields, lume, tart
 from vzkubelet.images.formats.artifact import (
+    UNTYPED,
     Artifact,
     Chunked,
     Content,
@@ -115,7 +116,7 @@ def candidates(index: Index, wanted: Sequence[Platform], name: str) -> tuple[Des
         InvalidInput: none fits.
     """
     ranks = {format_.ARTIFACT_TYPE: rank for rank, format_ in enumerate(_FORMATS) if format_.ARTIFACT_TYPE}
-    ranks[""] = len(ranks)
+    ranks |= dict.fromkeys(UNTYPED, len(ranks))
     entries = [entry for entry in index.manifests if entry.artifact_type in ranks and not is_index(entry.media_type)]
     found: list[tuple[int, int, int, Descriptor]] = []
     for position, entry in enumerate(entries):
@@ -123,7 +124,7 @@ def candidates(index: Index, wanted: Sequence[Platform], name: str) -> tuple[Des
         if rank is not None:
             found.append((rank, ranks[entry.artifact_type], position, entry))
     if not found:
-        machines = [entry for entry in entries if entry.artifact_type]
+        machines = [entry for entry in entries if entry.artifact_type not in UNTYPED]
         if not machines:
             raise invalid_image(f"{name} is an index of ordinary container images or other artifacts; {_EXPECTED}")
         offered = ", ".join(str(entry.platform) for entry in machines)
@@ -140,7 +141,7 @@ def choose(index: Index, wanted: Sequence[Platform], name: str) -> Descriptor:
         InvalidInput: none fits.
     """
     entries = candidates(index, wanted, name)
-    return next((entry for entry in entries if entry.artifact_type), entries[0])
+    return next((entry for entry in entries if entry.artifact_type not in UNTYPED), entries[0])
 
 
 def not_a_machine(name: str, wanted: Sequence[Platform]) -> Exception:
@@ -161,7 +162,7 @@ def fits(platform: Platform, wanted: Platform) -> bool:
 
 def _describe(manifest: Manifest) -> str:
     types = [manifest.config.media_type, *(layer.media_type for layer in manifest.layers)]
-    if not manifest.artifact_type:
+    if manifest.artifact_type in UNTYPED:
         for beginning, description in _FOREIGN.items():
             if any(media_type.startswith(beginning) for media_type in types):
                 return description

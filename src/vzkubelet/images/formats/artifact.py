@@ -14,6 +14,9 @@ from vzkubelet.ports import ImageDefaults
 PULL_REASON = "ErrImagePull"
 """The kubelet's reason for every failure of a pull but a malformed name."""
 
+UNTYPED = ("", "application/vnd.unknown.artifact.v1")
+"""An artifactType that says nothing; the second one is what ORAS writes when it is told none."""
+
 
 class Encoding(Enum):
     """How the blobs of a stream are compressed. zstd occurs inside the packs of a chunked content only."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from vzkubelet.errors import clip
 from vzkubelet.images.formats import boot_data, fields, image_config, parts
 from vzkubelet.images.formats.artifact import (
+    UNTYPED,
     Artifact,
     Content,
     Encoding,
@@ -49,7 +50,7 @@ _PUSH_AGAIN = "push it again with a newer lume"
 def recognises(manifest: Manifest) -> bool:
     """By media types of its own, or by those of disk parts that no container image has."""
     bases = {_base(layer) for layer in manifest.layers}
-    if manifest.artifact_type:
+    if manifest.artifact_type not in UNTYPED:
         return False
     if manifest.config.media_type == CONFIG or DISK in bases:
         return True

@@ -14,6 +14,7 @@ import msgspec
 from vzkubelet.errors import clip
 from vzkubelet.images.formats import boot_data, fields, image_config, manifests, parts
 from vzkubelet.images.formats.artifact import (
+    UNTYPED,
     Artifact,
     Content,
     Display,
@@ -50,7 +51,8 @@ _DEFAULT_CPU, _DEFAULT_MEMORY_BYTES = 4, 4 * 1024 * 1024 * 1024
 
 
 def recognises(manifest: Manifest) -> bool:
-    return not manifest.artifact_type and any(layer.media_type.startswith(_TART) for layer in manifest.layers)
+    is_untyped = manifest.artifact_type in UNTYPED
+    return is_untyped and any(layer.media_type.startswith(_TART) for layer in manifest.layers)
 
 
 def read(manifest: Manifest, name: str) -> Artifact:
