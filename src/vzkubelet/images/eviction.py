@@ -2,10 +2,11 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection as Names
 
 from vzkubelet.errors import Exhausted
-from vzkubelet.images import usage
+from vzkubelet.images import leftovers, usage
 from vzkubelet.images.collection import (
     Collection,
     Removed,
@@ -15,6 +16,7 @@ from vzkubelet.images.collection import (
     choose,
     evictable,
     overaged,
+    reclaimed_bytes,
     size_text,
 )
 from vzkubelet.images.formats.artifact import PULL_REASON
@@ -47,11 +49,16 @@ def collect(store: Store, rules: Rules, in_use: Names[str], watched_since: float
     return Collection(volume, wanted_bytes, freed_bytes, leftover_bytes, tuple(removed))
 
 
-def prune(store: Store, everything: bool, unused_for_s: float, in_use: Names[str]) -> Collection:
-    """What a person asks for. Raises: OSError."""
+def prune(
+    store: Store, everything: bool, unused_for_s: float, in_use: Names[str], *, is_trial: bool = False
+) -> Collection:
+    """What a person asks for; with `is_trial` only told, not done. Raises: OSError."""
     now = time.time()
     volume = usage.volume(store)
-    leftover_bytes = store.sweep(unreferenced_images=False, leftover_age_s=0)
+    if is_trial:
+        leftover_bytes = leftovers.leftover_bytes(store)
+    else:
+        leftover_bytes = store.sweep(unreferenced_images=False, leftover_age_s=0)
     state = usage.snapshot(store)
     untagged = {image.record.manifest_digest for image in state.images if not image.references}
     chosen = [
@@ -59,7 +66,7 @@ def prune(store: Store, everything: bool, unused_for_s: float, in_use: Names[str
         for row in state.rows(in_use)
         if not row.is_kept and now - row.last_used_at >= unused_for_s and (everything or row.digest in untagged)
     ]
-    removed = _remove(store, state, chosen, "request")
+    removed = _would_remove(state, chosen) if is_trial else _remove(store, state, chosen, "request")
     freed_bytes = leftover_bytes + sum(image.freed_bytes for image in removed)
     return Collection(volume, 0, freed_bytes, leftover_bytes, tuple(removed))
 
@@ -120,6 +127,21 @@ def _remove(store: Store, state: Snapshot, chosen: Names[StoredImage], cause: st
         names = references[image.digest]
         _log.info("removed image %s (%s): %d bytes, for %s", image.digest, " ".join(names), freed_bytes, cause)
         removed.append(Removed(image.digest, names, freed_bytes, cause))
+    return removed
+
+
+def _would_remove(state: Snapshot, chosen: Names[StoredImage]) -> list[Removed]:
+    """What `_remove` would return; a content of several images counts where the last of them goes."""
+    users = Counter(content for row in state.rows() for content in row.contents)
+    references = {image.record.manifest_digest: image.references for image in state.images}
+    done: list[StoredImage] = []
+    removed = []
+    for row in chosen:
+        before_bytes = reclaimed_bytes(done, users, state.sizes, state.held)
+        done.append(row)
+        freed_bytes = reclaimed_bytes(done, users, state.sizes, state.held) - before_bytes
+        names = tuple(pointer.reference for pointer in references[row.digest])
+        removed.append(Removed(row.digest, names, freed_bytes, "request"))
     return removed
 
 

@@ -163,12 +163,19 @@ class Upkeep:
         )
 
     async def prune(
-        self, *, everything: bool = False, unused_for_s: float = 0.0, in_use: Collection[str] | None = None
+        self,
+        *,
+        everything: bool = False,
+        unused_for_s: float = 0.0,
+        in_use: Collection[str] | None = None,
+        is_trial: bool = False,
     ) -> CollectionResult:
         """Remove images that no reference points to and what interrupted pulls and damage left; with `everything` all
-        images that are neither in use nor pinned nor were used within that time."""
+        images that are neither in use nor pinned nor were used within that time. `is_trial`: only say what would go."""
         names = self._in_use() if in_use is None else in_use
-        return await self._run("prune", lambda _: eviction.prune(self._store, everything, unused_for_s, names))
+        return await self._run(
+            "prune", lambda _: eviction.prune(self._store, everything, unused_for_s, names, is_trial=is_trial)
+        )
 
     # --- Adoption
 

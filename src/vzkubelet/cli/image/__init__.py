@@ -11,15 +11,20 @@ import click
 
 VERBS = {
     "pull": "Pull an image into the cache, where pods of this host find it.",
-    "push": "Push a virtual machine's files as an image.",
-    "inspect": "Show what an image is made of, and what this host has of it.",
+    "push": "Push a virtual machine as an image.",
+    "inspect": "Show an image: format, machine, files, and what this host has of it.",
     "ls": "List the images of this host.",
     "rm": "Remove images. Machines made of them live on.",
-    "login": "Log in to a registry: image pull and push use it, and docker too.",
-    "logout": "Forget the login of a registry, Docker Hub's when none is named.",
+    "prune": "Free space: leftovers, and images that nobody uses.",
+    "verify": "Read images in full and compare them with their digests.",
+    "pin": "Keep images whatever the space.",
+    "unpin": "Let images go again when space is short.",
+    "convert": "Push an image in another format.",
     "import": "Take a virtual machine of this host's disk into the cache.",
     "export": "Make a virtual machine of macosvm or tart out of an image.",
     "create": "Install macOS into a new directory, ready to be pushed (Mac).",
+    "login": "Log in to a registry: image pull and push use it, and docker too.",
+    "logout": "Forget the login of a registry, Docker Hub's when none is named.",
 }
 """Their first help line is kept here so that listing the verbs imports none of them."""
 

@@ -47,12 +47,13 @@ def push(ctx: click.Context, /, reference: str, quiet: bool, as_json: bool, **gi
     """
     settings = flags.standalone(ctx)
     targets = options.targets(reference)
+    written = options.written(given)
     image_config = _json_object(given["image_config"]) if given["image_config"] else None
     request = replace(
         _request(Store(options.root(settings)), targets[0], given),
         image_config=image_config,
         created=options.created(),
-        **options.written(given),
+        **written,
     )
     credential = (*options.credentials(targets[0], given), RegistryCredential())[0]
     with bytes_bar(quiet=quiet or as_json) as report:

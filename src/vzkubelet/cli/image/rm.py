@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+import msgspec
 
 from vzkubelet.cli import flags, sizes
 from vzkubelet.cli.image import options
@@ -13,11 +14,19 @@ from vzkubelet.model.reference import parse
 
 @click.command()
 @click.argument("references", metavar="REF...", nargs=-1, required=True)
+@options.quiet
+@options.as_json
 @flags.some("cache-dir")
 @click.pass_context
-def rm(ctx: click.Context, /, references: Sequence[str], **_: Any) -> None:
+def rm(ctx: click.Context, /, references: Sequence[str], quiet: bool, as_json: bool, **_: Any) -> None:
     """Remove images. Machines made of them live on."""
     library = options.library(flags.standalone(ctx))
-    for reference in references:
-        freed_bytes = asyncio.run(library.remove(reference))
-        click.echo(f"Removed {parse(reference)}, {sizes.size(freed_bytes)} freed")
+    targets = [parse(reference) for reference in references]  # a bad one keeps the others
+    told = []
+    for target in targets:
+        freed_bytes = asyncio.run(library.remove(str(target)))
+        told.append({"reference": str(target), "freedBytes": freed_bytes})
+        if not (quiet or as_json):
+            click.echo(f"Removed {target}, {sizes.size(freed_bytes)} freed")
+    if as_json:
+        click.echo(msgspec.json.encode(told))
