@@ -373,6 +373,7 @@ async def test_pull_after_the_only_one_was_cancelled(world: World) -> None:
     pull.cancel()
     with pytest.raises(asyncio.CancelledError):
         await pull
-    assert world.leftovers() == []
+    assert await images.find(published.reference) is None
     world.let_go()
     assert (await images.pull(published.reference, [])).disk.read_bytes() == published.disk
+    assert world.leftovers() == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -26,10 +27,12 @@ class RegistryProxy:
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
         self.seen: list[Seen] = []
+        self.passed: Counter[str] = Counter()
+        """Bytes of each blob, by its digest, that went through."""
         self.hold_after_bytes: int | None = None
-        """Stop in a blob longer than this after as many bytes, until `release` is set; None = do not."""
+        """Stop when that many bytes of a blob have passed in all, until `release` is set; None = do not."""
         self.cut_after_bytes: int | None = None
-        """As `hold_after_bytes`, but the connection breaks there."""
+        """As `hold_after_bytes`, but all connections for it break from there on."""
         self.is_down = False
         """Every connection is broken at once."""
         self.held = asyncio.Event()
@@ -54,8 +57,14 @@ class RegistryProxy:
         await self._session.close()
 
     def blob_downloads(self) -> list[str]:
-        """Digests of the blobs that were asked for by GET, in order."""
-        return [seen.path.rpartition("/")[2] for seen in self.seen if seen.method == "GET" and "/blobs/" in seen.path]
+        """Digests of the blobs that were asked for from their beginning, in order."""
+        return [
+            seen.path.rpartition("/")[2]
+            for seen in self.seen
+            if seen.method == "GET"
+            and "/blobs/" in seen.path
+            and seen.headers.get("Range", "bytes=0-").startswith("bytes=0-")
+        ]
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(Seen(request.method, request.path, CIMultiDict(request.headers)))
@@ -70,13 +79,13 @@ class RegistryProxy:
             kept = {name: value for name, value in answer.headers.items() if name not in _HOP_HEADERS}
             response = web.StreamResponse(status=answer.status, headers=kept)
             await response.prepare(request)
-            passed = 0
             with contextlib.suppress(ConnectionError):  # a client that goes away is what many tests are about
                 async for chunk in answer.content.iter_chunked(16 * 1024):
-                    await response.write(chunk)
-                    passed += len(chunk)
                     if "/blobs/" in request.path:
-                        await self._disturb(passed, request)
+                        digest = request.path.rpartition("/")[2]
+                        await self._disturb(self.passed[digest] + len(chunk), request)
+                        self.passed[digest] += len(chunk)
+                    await response.write(chunk)
                 await response.write_eof()
         return response
 

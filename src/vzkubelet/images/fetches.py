@@ -1,21 +1,36 @@
 """Contents on their way: each is moved once, however many want it, in this process or another."""
 
 import asyncio
+import errno
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from vzkubelet.aio import cancel, run_blocking, spawn, uninterrupted
-from vzkubelet.errors import Exhausted, Forbidden, Unauthenticated
-from vzkubelet.images.formats.artifact import PULL_REASON
-from vzkubelet.images.receiver import Layer, receive
+from vzkubelet.errors import Exhausted, Forbidden, Integrity, InvalidInput, Unauthenticated
+from vzkubelet.images.formats.artifact import PULL_REASON, Chunked, Content, Streams
+from vzkubelet.images.formats.chunk_index import ChunkIndex
+from vzkubelet.images.formats.tree import ChunkList
+from vzkubelet.images.pull import bases, ledger
+from vzkubelet.images.pull.chunked import ChunkedMove, read_index
+from vzkubelet.images.pull.delta import Base
+from vzkubelet.images.pull.source import Source
+from vzkubelet.images.pull.streamed import Moved, StreamedMove
+from vzkubelet.images.rate import RateLimit
 from vzkubelet.images.records import ContentRecord
 from vzkubelet.images.registry import Repository
-from vzkubelet.images.staging import Staging
+from vzkubelet.images.staging import Staging, allocated_below
 from vzkubelet.images.store import Store, store_fault
 
+_log = logging.getLogger(__name__)
 _OTHER_PROCESS_POLL_S = 0.2
-Listener = Callable[[], None]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ROOM_ATTEMPTS = 3
+MakeRoom = Callable[[int, str], Awaitable[int]]
+"""Has that many bytes free on the volume, or raises Exhausted in the name that is given (`Upkeep.make_room`)."""
+Advanced = Callable[[int, str], None]
+"""Hears how many bytes of a content's blobs are done, and what is being done if it is not moving bytes."""
 
 
 class _Fetch:
@@ -23,140 +38,244 @@ class _Fetch:
 
     def __init__(self) -> None:
         self.done_bytes = 0
-        self.listeners: list[Listener] = []
-        self.task: asyncio.Task[None] | None = None
+        self.stage = ""
+        self.listeners: list[Callable[[], None]] = []
+        self.task: asyncio.Task[ContentRecord] | None = None
         self.staging: Staging | None = None
         self.waiting = 0
 
-    def advance(self, size_bytes: int) -> None:
-        self.done_bytes += size_bytes
+    def advanced(self, done_bytes: int, stage: str = "") -> None:
+        self.done_bytes, self.stage = done_bytes, stage
         for listener in self.listeners:
             listener()
 
+    def say(self, stage: str) -> None:
+        self.advanced(self.done_bytes, stage)
+
 
 class Fetches:
-    """Moves contents into the store. `streams` = how many at the same time."""
+    """Moves contents into the store."""
 
-    def __init__(self, store: Store, streams: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        streams: int = 2,
+        concurrency: int = 8,
+        limit: RateLimit | None = None,
+        make_room: MakeRoom | None = None,
+    ) -> None:
+        """`streams` = contents at the same time, `concurrency` = ranges of one on their way at the same time."""
         self._store = store
         self._slots = asyncio.Semaphore(streams)
+        self._concurrency = concurrency
+        self._limit = limit
+        self._make_room = make_room or self._only_look
         self._running: dict[str, _Fetch] = {}
 
-    async def ensure(self, layer: Layer, repository: Repository, advanced: Callable[[int], None]) -> None:
-        """Have the content of `layer` in the store. `advanced` hears how many compressed bytes of it have come.
+    async def ensure(self, content: Content, repository: Repository, family: str, advanced: Advanced) -> ContentRecord:
+        """Have a content in the store; under which digest. Whoever else wants it meanwhile waits for the same download.
 
-        Cancelling the last one who waits for a content stops its download and removes what there was of it.
+        `family` is the repository (``host/path``) whose older contents this one may have much in common with.
+        Cancelling the last one who waits stops the download; what there is of it is kept for the next.
+
+        Raises:
+            Integrity, InvalidInput, NotFound, Unauthenticated, Forbidden, Unavailable, Exhausted.
         """
-        content = ContentRecord(layer.raw_digest, layer.raw_size_bytes)
-        while not await run_blocking(self._store.has_content, content):
-            fetch = self._running.get(layer.raw_digest)
+        while True:
+            record = await run_blocking(self._present, content)
+            if record is not None:
+                break
+            fetch = self._running.get(content.key)
             joined = fetch is not None
             if fetch is None:
-                fetch = self._start(layer, repository)
+                fetch = self._start(content, repository, family)
             try:
-                await self._wait(fetch, layer, advanced)
+                record = await self._wait(fetch, content, advanced)
+                break
             except (Unauthenticated, Forbidden):
                 if not joined:
                     raise
                 # The other one's login was refused in the middle; ours may still be good.
-        advanced(layer.blob.size)
+        advanced(content.blob_bytes, "")
+        return record
 
     async def close(self) -> None:
         await cancel(*[fetch.task for fetch in self._running.values()])
 
-    def _start(self, layer: Layer, repository: Repository) -> _Fetch:
-        fetch = self._running[layer.raw_digest] = _Fetch()
+    # --- Who waits for what
+
+    def _start(self, content: Content, repository: Repository, family: str) -> _Fetch:
+        fetch = self._running[content.key] = _Fetch()
         fetch.task = spawn(
-            self._run(layer, repository, fetch),
-            name=f"fetch {layer.raw_digest}",
+            self._run(content, repository, family, fetch),
+            name=f"fetch {content.key}",
             on_crash=lambda _: None,  # whoever waits gets it
         )
         return fetch
 
-    async def _wait(self, fetch: _Fetch, layer: Layer, advanced: Callable[[int], None]) -> None:
+    async def _wait(self, fetch: _Fetch, content: Content, advanced: Advanced) -> ContentRecord:
         assert fetch.task is not None
 
         def listener() -> None:
-            advanced(fetch.done_bytes)
+            advanced(fetch.done_bytes, fetch.stage)
 
         fetch.listeners.append(listener)
         fetch.waiting += 1
+        listener()
         try:
-            await asyncio.shield(fetch.task)
+            return await asyncio.shield(fetch.task)
         finally:
             fetch.listeners.remove(listener)
             fetch.waiting -= 1
             if not fetch.waiting and not fetch.task.done():
-                self._forget(fetch, layer)  # whoever comes now starts anew
-                await uninterrupted(cancel(fetch.task), name=f"cancel fetch {layer.raw_digest}")
+                self._forget(fetch, content)  # whoever comes now starts anew
+                await uninterrupted(cancel(fetch.task), name=f"cancel fetch {content.key}")
 
-    async def _run(self, layer: Layer, repository: Repository, fetch: _Fetch) -> None:
+    def _forget(self, fetch: _Fetch, content: Content) -> None:
+        if self._running.get(content.key) is fetch:
+            del self._running[content.key]
+
+    # --- One fetch
+
+    async def _run(self, content: Content, repository: Repository, family: str, fetch: _Fetch) -> ContentRecord:
+        is_worth_keeping = True
         try:
             with faults_named(repository.name):
-                if await self._stage(layer, fetch):
-                    await self._move(layer, repository, fetch)
+                found = await self._stage(content, fetch)
+                return found or await self._move(content, repository, family, fetch)
+        except (Integrity, InvalidInput, Exhausted):
+            is_worth_keeping = False  # wrong, or in the way
+            raise
         finally:
             if fetch.staging is not None:
-                await uninterrupted(run_blocking(fetch.staging.discard), name=f"discard {layer.raw_digest}")
-            self._forget(fetch, layer)
+                leave = (
+                    fetch.staging.release if is_worth_keeping and _is_begun(fetch.staging) else fetch.staging.discard
+                )
+                await uninterrupted(run_blocking(leave), name=f"leave {content.key}")
+            self._forget(fetch, content)
 
-    def _forget(self, fetch: _Fetch, layer: Layer) -> None:
-        if self._running.get(layer.raw_digest) is fetch:
-            del self._running[layer.raw_digest]
-
-    async def _stage(self, layer: Layer, fetch: _Fetch) -> bool:
-        """Take the place to write to; False when another process has brought the content meanwhile."""
-        content = ContentRecord(layer.raw_digest, layer.raw_size_bytes)
+    async def _stage(self, content: Content, fetch: _Fetch) -> ContentRecord | None:
+        """Take the place to write to; the content itself when another process has brought it meanwhile."""
 
         async def take() -> None:
-            fetch.staging = await run_blocking(self._stage_anew, content)
+            fetch.staging = await run_blocking(self._store.stage, content.key)
 
         while True:
-            # Not to be abandoned with the lock taken, and a leftover of a crash takes a while to remove.
-            await uninterrupted(take(), name=f"stage {content.digest}")
-            if fetch.staging is not None:
-                return True
-            if await run_blocking(self._store.has_content, content):
-                return False
+            # Not to be abandoned with the lock taken.
+            await uninterrupted(take(), name=f"stage {content.key}")
+            found = await run_blocking(self._present, content)
+            if found is not None or fetch.staging is not None:
+                break
+            path = self._store.staging_root / content.key.removeprefix("sha256:") / "ledger"
+            fetch.advanced(await run_blocking(ledger.done_bytes, path), "another process is pulling it")
             await asyncio.sleep(_OTHER_PROCESS_POLL_S)
+        if found is not None and fetch.staging is not None:
+            await uninterrupted(run_blocking(fetch.staging.discard), name=f"leave {content.key}")
+            fetch.staging = None
+        return found
 
-    def _stage_anew(self, content: ContentRecord) -> Staging | None:
-        staging = self._store.stage(content.digest)
-        if staging is not None and self._store.has_content(content):
-            staging.discard()
-            return None
-        if staging is not None:
-            staging.data.unlink(missing_ok=True)
-        return staging
-
-    async def _move(self, layer: Layer, repository: Repository, fetch: _Fetch) -> None:
+    async def _move(self, content: Content, repository: Repository, family: str, fetch: _Fetch) -> ContentRecord:
         staging = fetch.staging
         assert staging is not None
         async with self._slots:
-            self._check_space(layer, repository)
-            async with repository.blob(layer.blob) as chunks:
-                await receive(chunks, layer, staging.data, repository.name, fetch.advance)
+            source = Source(repository, self._concurrency, self._limit)
+            found = await self._move_here(content, source, family, fetch, staging)
+        if isinstance(found, ContentRecord):
+            return found
 
         async def commit() -> None:
-            content = ContentRecord(layer.raw_digest, layer.raw_size_bytes)
-            await run_blocking(self._store.commit_content, staging, content)
+            await run_blocking(self._store.commit_content, staging, found.content, found.chunks)
             fetch.staging = None
 
-        await uninterrupted(commit(), name=f"commit {layer.raw_digest}")
+        await uninterrupted(commit(), name=f"commit {content.key}")
+        return found.content
 
-    def _check_space(self, layer: Layer, repository: Repository) -> None:
-        """Fail before hours of download where the volume cannot possibly take the content.
+    async def _move_here(
+        self, content: Content, source: Source, family: str, fetch: _Fetch, staging: Staging
+    ) -> Moved | ContentRecord:
+        """What is in the staging place then, or a content of the store that is the same."""
+        index: ChunkIndex | None = None
+        target = content.chunk_list()
+        if isinstance(content.layout, Chunked):
+            index = await read_index(content, source, staging)
+            target = await run_blocking(index.chunk_list)
+            same = await self._same(index, target, fetch)
+            if same is not None:
+                return same
+        base = await self._base(target, family, staging, fetch)
+        for attempt in range(_ROOM_ATTEMPTS):
+            if base is None or attempt:
+                await self._make_room(await run_blocking(_wanted_bytes, content, index, staging), source.name)
+            try:
+                if index is not None:
+                    return await ChunkedMove(content, index, source, staging, fetch.advanced).run(base)
+                return await StreamedMove(content, source, staging, fetch.advanced).run(base)
+            except OSError as exc:
+                if exc.errno not in _FULL or attempt + 1 == _ROOM_ATTEMPTS:
+                    raise
+                _log.warning("%s: the volume of the cache is full: looking for what may go", source.name)
+        raise AssertionError("unreachable")
 
-        Content is hardly ever smaller than 9/10 of its blob: gzip shrinks everything but noise, holes cost nothing.
-        """
+    # --- What is here already
+
+    def _present(self, content: Content) -> ContentRecord | None:
+        record = self._store.content_of(content.key)
+        if record is None or content.raw_size_bytes not in (None, record.size_bytes):
+            return None
+        return record if self._store.has_content(record) else None
+
+    async def _same(self, index: ChunkIndex, target: ChunkList, fetch: _Fetch) -> ContentRecord | None:
+        """The file of an index under another digest: that of the same chunks in other packs, or of the whole file, as
+        the index claims and the file on this disk proves."""
+        tree = ContentRecord(await run_blocking(target.digest), target.size_bytes)
+        if await run_blocking(self._store.has_content, tree):
+            return tree
+        if index.raw_digest is None:
+            return None
+        raw = ContentRecord(index.raw_digest, index.size_bytes)
+        if await run_blocking(self._store.has_content, raw):
+            fetch.say("comparing with the same disk in another format")
+            if await run_blocking(self._store.chunk_list, raw, index.chunk_bytes) == target:
+                return raw
+        return None
+
+    async def _base(self, target: ChunkList | None, family: str, staging: Staging, fetch: _Fetch) -> Base | None:
+        """An older version to begin with; none is looked for where something has been begun already."""
+        if target is None or _is_begun(staging):
+            return None
+        fetch.say("looking for an older version")
+        found = await run_blocking(bases.find, self._store, family, target)
+        fetch.say("taking over what has not changed" if found is not None else "")
+        return found
+
+    async def _only_look(self, wanted_bytes: int, name: str) -> int:
         status = os.statvfs(self._store.staging_root)
         free_bytes = status.f_bavail * status.f_frsize
-        if free_bytes < layer.blob.size * 9 // 10:
+        if free_bytes < wanted_bytes:
             raise Exhausted(
-                f"{repository.name}: no space for blob {layer.blob.digest}: {layer.blob.size} bytes compressed, "
-                f"{free_bytes} bytes free on the volume of the cache directory",
+                f"{name}: no space: {wanted_bytes} bytes are needed, {free_bytes} bytes are free on the volume of the "
+                "cache directory",
                 reason=PULL_REASON,
             )
+        return 0
+
+
+def _wanted_bytes(content: Content, index: ChunkIndex | None, staging: Staging) -> int:
+    """What the content will certainly take of the volume, so that a pull fails before hours of download.
+
+    A file is hardly ever smaller than 9/10 of its blobs: compressing shrinks everything but noise, holes cost nothing.
+    """
+    match content.layout:
+        case Chunked() if index is not None:
+            wanted = index.data_bytes
+        case Chunked() | Streams():
+            wanted = content.blob_bytes * 9 // 10
+    return max(0, wanted - allocated_below(staging.directory))
+
+
+def _is_begun(staging: Staging) -> bool:
+    return ledger.done_bytes(staging.ledger) > 0
 
 
 @contextmanager

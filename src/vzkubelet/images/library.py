@@ -1,5 +1,6 @@
 """The virtual machine images of this host: found offline, pulled once, listed, removed."""
 
+import functools
 import logging
 import ssl
 import time
@@ -13,10 +14,10 @@ import msgspec
 from vzkubelet.aio import run_blocking, traced, uninterrupted
 from vzkubelet.errors import Error, Forbidden, InvalidInput, NotFound, Unauthenticated, clip
 from vzkubelet.images import formats
-from vzkubelet.images.fetches import Fetches, faults_named
-from vzkubelet.images.formats import Artifact
+from vzkubelet.images.fetches import Fetches, MakeRoom, faults_named
+from vzkubelet.images.formats import Artifact, Machine
 from vzkubelet.images.formats.artifact import PULL_REASON
-from vzkubelet.images.receiver import Layer
+from vzkubelet.images.rate import RateLimit
 from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord
 from vzkubelet.images.registry import Document, Repository
 from vzkubelet.images.store import Store
@@ -55,13 +56,24 @@ class Library:
         platforms: Sequence[Platform] = (),
         *,
         streams: int = 2,
+        concurrency: int = 8,
+        rate: RateLimit | None = None,
+        supports: Callable[[bytes], str | None] | None = None,
+        make_room: MakeRoom | None = None,
         plain_http: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        """`streams` = contents that are pulled at the same time, `concurrency` = requests at the same time for each.
+
+        `supports` says why a hardware model (its data representation) cannot run here, None when it can; it is asked
+        before the disk of a macOS image is moved. `make_room`: see `Upkeep.make_room`; without it nothing is removed
+        for a pull.
+        """
         self._store = Store(root)
         self._platforms = tuple(platforms)
+        self._supports = supports
         self._transport = Transport(plain_http=plain_http, tls=tls)
-        self._fetches = Fetches(self._store, streams)
+        self._fetches = Fetches(self._store, streams=streams, concurrency=concurrency, limit=rate, make_room=make_room)
 
     async def recover(self) -> None:
         """Remove what dead processes left. For the start of a daemon; what other processes pull is not touched."""
@@ -74,7 +86,7 @@ class Library:
         target = parse(reference)
         with faults_named(reference):
             found = await run_blocking(self._store.find, target)
-        if found is None or not self._runs_here(found[1]):
+        if found is None or not self._runs_here(found[1].platform):
             return None
         return self._image(target, found[1])
 
@@ -132,8 +144,8 @@ class Library:
             document = await self._choose(repository, root)
             record = await run_blocking(self._store.image, document.digest)
             if record is None:
-                record = await self._pull_image(repository, document, progress)
-            self._check_platform(record, repository.name)
+                record = await self._pull_image(repository, target, document, progress)
+            self._check_platform(record.platform, repository.name)
             now = datetime.fromtimestamp(int(time.time()), tz=UTC)
             pointer = ReferenceRecord(
                 reference=str(target),
@@ -157,38 +169,38 @@ class Library:
         return chosen
 
     async def _pull_image(
-        self, repository: Repository, document: Document, progress: Callable[[PullProgress], None]
+        self,
+        repository: Repository,
+        target: Reference,
+        document: Document,
+        progress: Callable[[PullProgress], None],
     ) -> ImageRecord:
         manifest = formats.read_manifest(document.content, repository.name)
         artifact = formats.read(manifest, repository.name)
         config = await repository.document(artifact.config) if artifact.config else b""
         image_config = await repository.document(artifact.image_config) if artifact.image_config else None
         machine = formats.read_machine(manifest, artifact, config, image_config, repository.name)
-        disk, aux = (
-            ContentRecord(content.key, content.raw_size_bytes or 0) for content in (artifact.disk, artifact.aux)
-        )
+        self._check(machine, repository.name)  # before the disk is moved
+        aux, disk = await self._pull_contents(repository, target.repository, artifact, progress)
         record = ImageRecord.of(document.digest, machine, disk, aux)
-        self._check_platform(record, repository.name)  # before the disk is moved
-        await self._pull_layers(repository, artifact, progress)
         await run_blocking(self._store.commit_image, record, document.content)
         return record
 
-    async def _pull_layers(
-        self, repository: Repository, artifact: Artifact, progress: Callable[[PullProgress], None]
-    ) -> None:
+    async def _pull_contents(
+        self, repository: Repository, family: str, artifact: Artifact, progress: Callable[[PullProgress], None]
+    ) -> list[ContentRecord]:
         total_bytes = artifact.total_bytes
         done: dict[int, int] = {}
 
-        def report(position: int, done_bytes: int) -> None:
+        def report(position: int, done_bytes: int, stage: str) -> None:
             done[position] = done_bytes
-            progress(PullProgress(sum(done.values()), total_bytes))
-
-        def listener(position: int) -> Callable[[int], None]:
-            return lambda done_bytes: report(position, done_bytes)
+            progress(PullProgress(sum(done.values()), total_bytes, stage))
 
         progress(PullProgress(0, total_bytes))
-        for position, content in enumerate(artifact.contents):
-            await self._fetches.ensure(Layer.of(content), repository, listener(position))
+        return [
+            await self._fetches.ensure(content, repository, family, functools.partial(report, position))
+            for position, content in enumerate(artifact.contents)
+        ]
 
     @asynccontextmanager
     async def _pulling(self) -> AsyncIterator[None]:
@@ -203,15 +215,22 @@ class Library:
             finally:
                 await uninterrupted(run_blocking(held.close), name="end of a pull's claim")
 
-    def _runs_here(self, record: ImageRecord) -> bool:
-        return not self._platforms or any(formats.fits(record.platform, wanted) for wanted in self._platforms)
+    def _runs_here(self, platform: Platform) -> bool:
+        return not self._platforms or any(formats.fits(platform, wanted) for wanted in self._platforms)
 
-    def _check_platform(self, record: ImageRecord, name: str) -> None:
-        if not self._runs_here(record):
+    def _check_platform(self, platform: Platform, name: str) -> None:
+        if not self._runs_here(platform):
             wanted = " or ".join(map(str, self._platforms))
             raise InvalidInput(
-                f"{name} is an image for {clip(str(record.platform))}; this host runs {wanted}", reason=PULL_REASON
+                f"{name} is an image for {clip(str(platform))}; this host runs {wanted}", reason=PULL_REASON
             )
+
+    def _check(self, machine: Machine, name: str) -> None:
+        self._check_platform(Platform(os=machine.os, architecture=machine.architecture), name)
+        if self._supports is not None and machine.os == "darwin":
+            why_not = self._supports(machine.hardware_model)
+            if why_not is not None:
+                raise InvalidInput(f"{name} cannot run on this host: {why_not}", reason=PULL_REASON)
 
     # --- The store as others see it
 

@@ -1,0 +1,328 @@
+"""A content of chunks in packs: what is missing is fetched in many places at once, each chunk verified by itself.
+
+event loop: ranges of packs, several at a time -> threads: zstd or nothing -> sha256 of the chunk -> write
+
+The packs' own digests are not looked at: the index is verified, and it has a digest for every chunk of the file, zeros
+included. What else lies in a pack is not used.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import queue
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+
+import zstandard
+
+from vzkubelet import files
+from vzkubelet.aio import BlockingPool, cancel, run_blocking, spawn, uninterrupted
+from vzkubelet.errors import Integrity
+from vzkubelet.images.formats import chunked
+from vzkubelet.images.formats.artifact import PULL_REASON, Chunked, Content
+from vzkubelet.images.formats.chunk_index import ChunkIndex
+from vzkubelet.images.formats.tree import DIGEST_BYTES
+from vzkubelet.images.pull.delta import Base, Runs, gaps, joined
+from vzkubelet.images.pull.journal import Advanced, Journal
+from vzkubelet.images.pull.ledger import Kept, Ledger
+from vzkubelet.images.pull.source import Source
+from vzkubelet.images.pull.spans import Piece, Span, spans, stored_bytes
+from vzkubelet.images.pull.streamed import Moved
+from vzkubelet.images.pull.writer import RawFile, Writer
+from vzkubelet.images.records import ContentRecord
+from vzkubelet.images.staging import Staging
+from vzkubelet.images.verification import Chunker, extents
+
+_log = logging.getLogger(__name__)
+_WORKERS = max(2, min(8, os.cpu_count() or 2))
+_WINDOW_LIMIT_BYTES = 128 * 1024 * 1024
+"""What zstd calls its own limit for decoders; a frame of a chunk never needs it."""
+
+
+async def read_index(content: Content, source: Source, staging: Staging) -> ChunkIndex:
+    """The index of a content, verified; kept in the staging place for whoever goes on.
+
+    Raises:
+        InvalidInput, Integrity, NotFound, Unauthenticated, Forbidden, Unavailable.
+    """
+    assert isinstance(content.layout, Chunked)
+    described, path = content.layout.index, staging.directory / "index"
+    document = await run_blocking(files.read_if_present, path)
+    if document is None or f"sha256:{hashlib.sha256(document).hexdigest()}" != described.digest:
+        document = await source.repository.document(described)
+        await run_blocking(files.write_atomic, path, document)
+    return await run_blocking(chunked.read_index, content, document, source.name)
+
+
+class ChunkedMove:
+    """Moves the chunks of `index` to a staging place that its caller has locked."""
+
+    def __init__(self, content: Content, index: ChunkIndex, source: Source, staging: Staging, advanced: Advanced):
+        if not isinstance(content.layout, Chunked):
+            raise TypeError("not a content of chunks")
+        self._content = content
+        self._layout = content.layout
+        self._index = index
+        self._source = source
+        self._staging = staging
+        self._advanced = advanced
+        self._done_bytes = 0
+        self._is_cancelled = False
+
+    async def run(self, base: Base | None) -> Moved:
+        """Ends when all is verified and synced. What an error or a cancellation leaves can be gone on with.
+
+        Raises:
+            Integrity, NotFound, Unauthenticated, Forbidden, Unavailable, OSError.
+        """
+        ledger = await run_blocking(Ledger, self._staging.ledger, self._content.key)
+        file = None
+        try:
+            file = await run_blocking(RawFile, self._staging.data)
+            journal = Journal(ledger, file)
+            missing = await self._prepared(ledger, file, base)
+            needed_bytes = await run_blocking(stored_bytes, self._index, missing)
+            self._came(self._content.blob_bytes - needed_bytes)
+            journal.begin({}, self._done_bytes)
+            await self._fetch(missing, file, journal)
+            await run_blocking(file.sync)
+            chunks = await run_blocking(self._index.chunk_list)
+            digest = await run_blocking(chunks.digest)
+            return Moved(ContentRecord(digest, self._index.size_bytes), await run_blocking(chunks.to_bytes))
+        finally:
+            await uninterrupted(run_blocking(_close, ledger, file), name="end of a pull")
+
+    # --- What is there
+
+    async def _prepared(self, ledger: Ledger, file: RawFile, base: Base | None) -> list[int]:
+        """Have what is there in its place, and everything else zeros; the chunks that are missing."""
+        preparing = spawn(
+            run_blocking(self._what_is_missing, ledger, file, base), name="begin of a pull", on_crash=lambda _: None
+        )
+        try:
+            return await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            self._is_cancelled = True  # copying from an older version may take long
+            await uninterrupted(_settled(preparing), name="end of the begin of a pull")
+            raise
+
+    def _what_is_missing(self, ledger: Ledger, file: RawFile, base: Base | None) -> list[int]:
+        kept, index = ledger.kept, self._index
+        if not kept or file.size_bytes != index.size_bytes:
+            ledger.clear()
+            file.resize(0)
+            file.resize(index.size_bytes)
+            runs: Runs = []
+            if base is not None:
+                runs = base.take_over(index.chunk_list(), file, lambda: not self._is_cancelled)
+                file.sync()
+            ledger.renew(Kept(chunks=runs))
+        else:
+            runs = joined(sorted(kept.chunks))
+            if not kept.same_boot:
+                runs = list(self._right(runs, file))
+                ledger.renew(Kept(chunks=runs))
+        missing = []
+        for first, count in gaps(runs, index.count):
+            file.clear(first * index.chunk_bytes, (first + count) * index.chunk_bytes)
+            missing += [number for number in range(first, first + count) if index.frames[number]]
+        return missing
+
+    def _right(self, runs: Runs, file: RawFile) -> Iterator[tuple[int, int]]:
+        """Of what an earlier boot recorded, the chunks that have reached the disk."""
+        index = self._index
+        for first, count in runs:
+            start = first * index.chunk_bytes
+            chunker = Chunker(index.chunk_bytes)
+            for extent in extents(file.path, min(start + count * index.chunk_bytes, index.size_bytes), start=start):
+                chunker.update(extent)
+            found = chunker.finish()
+            for number in range(count):
+                if found[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES] == index.digest(first + number):
+                    yield first + number, 1
+
+    # --- What is fetched
+
+    async def _fetch(self, missing: list[int], file: RawFile, journal: Journal) -> None:
+        desk = _Desk(self._index, file, journal, self._damaged)
+        pool = BlockingPool("pull", _WORKERS)
+        workers: list[asyncio.Task[None]] = []
+        try:
+            wanted = await run_blocking(_Wanted, spans(self._index, missing))  # it sorts them all
+            first = wanted.take()
+            if first is None:
+                return
+            # Alone: only its answer tells whether the server knows ranges.
+            await self._move(first, desk, pool)
+            workers += [
+                spawn(self._work(wanted, desk, pool), name="ranges of a pull", on_crash=lambda _: None)
+                for _ in range(self._source.concurrency)
+            ]
+            await asyncio.gather(*workers)
+        finally:
+            await uninterrupted(cancel(*workers), name="end of ranges")
+            # What is being written is written: a thread cannot be stopped, and its file is closed next.
+            await uninterrupted(run_blocking(pool.close), name="end of chunks")
+            desk.close()
+
+    async def _work(self, wanted: "_Wanted", desk: "_Desk", pool: BlockingPool) -> None:
+        while (span := wanted.take()) is not None:
+            if self._source.repository.blobs.is_rangeless:
+                await self._stream([span, *wanted.take_pack(span.pack)], desk, pool)
+            else:
+                await self._move(span, desk, pool)
+
+    async def _move(self, span: Span, desk: "_Desk", pool: BlockingPool) -> None:
+        blob = self._source.blob(self._layout.packs[span.pack])
+        data = await blob.fetch(span.start, span.end)
+        try:
+            await pool.run(desk.store, span, data)
+        except Integrity as exc:
+            _log.warning("%s; fetching it again", exc)
+            data = await blob.fetch(span.start, span.end)
+            await pool.run(desk.store, span, data)
+        self._came(sum(_distinct(span.pieces)))
+
+    async def _stream(self, group: list[Span], desk: "_Desk", pool: BlockingPool) -> None:
+        """From a server that knows no ranges: a pack is read once, and cut up as it comes."""
+        pack = self._layout.packs[group[0].pack]
+        position, held = group[0].start, bytearray()
+        left = deque(group)
+        async with aclosing(self._source.blob(pack).read(position, group[-1].end)) as pieces:
+            async for piece in pieces:
+                held += piece
+                while left and position + len(held) >= left[0].end:
+                    span = left.popleft()
+                    del held[: span.start - position]
+                    position = span.start
+                    await pool.run(desk.store, span, bytes(held[: span.end - position]))
+                    self._came(sum(_distinct(span.pieces)))
+
+    def _came(self, size_bytes: int) -> None:
+        self._done_bytes += size_bytes
+        self._advanced(self._done_bytes)
+
+    def _damaged(self, piece: Piece, span: Span, why: str) -> Integrity:
+        pack = self._layout.packs[span.pack]
+        where = f"chunk {piece.number} at byte {span.start + piece.offset} of pack {pack.digest}"
+        return Integrity(
+            f"{self._source.name}: {where} {why}: damaged in the registry or on the way", reason=PULL_REASON
+        )
+
+
+_Damaged = Callable[[Piece, Span, str], Integrity]
+
+
+class _Desk:
+    """Where threads turn ranges of packs into chunks of the file."""
+
+    def __init__(self, index: ChunkIndex, file: RawFile, journal: Journal, damaged: _Damaged) -> None:
+        self._index = index
+        self._file = file
+        self._journal = journal
+        self._damaged = damaged
+        self._idle: queue.SimpleQueue[tuple[Writer, zstandard.ZstdDecompressor]] = queue.SimpleQueue()
+        self._writers: list[Writer] = []
+
+    def store(self, span: Span, data: bytes) -> None:
+        """Verify and write the chunks of a span, and record them. Raises: Integrity, OSError."""
+        try:
+            writer, decompressor = self._idle.get_nowait()
+        except queue.Empty:
+            writer = Writer(self._file)
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT_BYTES)
+            self._writers.append(writer)
+        try:
+            before = writer.written_bytes
+            self._store(span, data, writer, decompressor)
+            self._journal.wrote(writer.written_bytes - before)
+        finally:
+            writer.drop()
+            self._idle.put((writer, decompressor))
+
+    def _store(self, span: Span, data: bytes, writer: Writer, decompressor: zstandard.ZstdDecompressor) -> None:
+        index = self._index
+        offset, chunk = -1, b""
+        for piece in span.pieces:
+            if piece.offset != offset:  # several chunks may be one frame
+                chunk = self._decoded(piece, span, data, decompressor)
+                offset = piece.offset
+            if hashlib.sha256(chunk).digest() != index.digest(piece.number):
+                raise self._damaged(piece, span, "has another digest")
+            position = piece.number * index.chunk_bytes
+            if position != writer.position:
+                writer.seek(position)
+            writer.write(chunk)
+        writer.flush()
+        for first, count, size_bytes in _recorded(span.pieces):
+            self._journal.chunks(first, count, size_bytes)
+
+    def _decoded(self, piece: Piece, span: Span, data: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
+        frame = data[piece.offset : piece.offset + piece.length]
+        raw_bytes = self._index.length(piece.number)
+        if piece.length == raw_bytes:
+            return frame
+        try:
+            # The library believes a frame that says its size, and else the limit.
+            if zstandard.frame_content_size(frame) not in (raw_bytes, -1):
+                raise self._damaged(piece, span, f"does not expand to {raw_bytes} bytes")
+            return decompressor.decompress(frame, max_output_size=raw_bytes)
+        except zstandard.ZstdError as exc:
+            raise self._damaged(piece, span, f"is no zstd frame of {raw_bytes} bytes ({exc})") from exc
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def _recorded(pieces: list[Piece]) -> Iterator[tuple[int, int, int]]:
+    """Runs of chunks with the stored bytes they came from: (first, count, bytes)."""
+    sizes = list(_distinct(pieces))
+    by_number = sorted(zip((piece.number for piece in pieces), sizes, strict=True))
+    first, count, total = by_number[0][0], 0, 0
+    for number, size in by_number:
+        if number != first + count:
+            yield first, count, total
+            first, count, total = number, 0, 0
+        count += 1
+        total += size
+    yield first, count, total
+
+
+def _distinct(pieces: list[Piece]) -> Iterator[int]:
+    """The stored length of each piece; 0 where it is the frame of the one before."""
+    offset = -1
+    for piece in pieces:
+        yield 0 if piece.offset == offset else piece.length
+        offset = piece.offset
+
+
+class _Wanted:
+    """The spans that several tasks take from."""
+
+    def __init__(self, found: Iterator[Span]) -> None:
+        self._found = found
+        self._next = next(found, None)
+
+    def take(self) -> Span | None:
+        taken = self._next
+        self._next = next(self._found, None)
+        return taken
+
+    def take_pack(self, pack: int) -> Iterator[Span]:
+        """All that is left of a pack."""
+        while self._next is not None and self._next.pack == pack:
+            yield self._next
+            self._next = next(self._found, None)
+
+
+async def _settled(task: "asyncio.Task[list[int]]") -> None:
+    await asyncio.wait([task])
+
+
+def _close(ledger: Ledger, file: RawFile | None) -> None:
+    ledger.close()
+    if file is not None:
+        file.close()
