@@ -8,7 +8,7 @@ from tests.conformance.golden_images import DISK, GOLDEN, opened, refusal, with_
 from tests.support.wire_images import WireImage, sha256
 
 
-@pytest.mark.parametrize("name", ["agoda", "chunked", "tart", "tart-v1"])
+@pytest.mark.parametrize("name", ["agoda", "chunked", "tart", "tart-v1", "lume", "lume-single"])
 def test_system_that_is_said_twice_and_not_the_same(name: str) -> None:
     image = with_config(GOLDEN[name].build(), lambda document: document.update({"os": "linux"}))
     assert "the manifest says os darwin, config.json says linux" in refusal(image)
@@ -109,6 +109,15 @@ def test_lume_lz4_with_fewer_parts_than_its_configuration_says() -> None:
     image = GOLDEN["lume-lz4"].build()
     image.manifest["layers"].remove(image.layer("application/octet-stream+lz4"))
     assert "parts of the disk are missing" in refusal(image)
+
+
+def test_lume_oldest_chunks_are_refused_with_the_way_out() -> None:
+    image = GOLDEN["lume-lz4"].build()
+    for layer in image.manifest["layers"]:
+        layer["mediaType"] = layer["mediaType"].replace(
+            "application/octet-stream+lz4", "application/vnd.trycua.lume.disk.chunk.lz4"
+        )
+    assert "push it again with a newer lume" in refusal(image)
 
 
 def test_lume_lzfse_is_refused_with_the_way_out() -> None:

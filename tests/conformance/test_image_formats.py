@@ -165,7 +165,7 @@ def test_raw_sizes_are_sizes(golden: Golden) -> None:
     complete = golden.build()
     for number, layer in enumerate(complete.manifest["layers"]):
         for annotation in layer.get("annotations", {}):
-            if not annotation.endswith(("size", "offset")):
+            if not annotation.endswith(("-size", "offset")):  # Lume's chunk.size says nothing that is read
                 continue
             for text in ("", "-1", "1e3", "4 KiB", "9" * 30, "０", str(2**63)):
                 image = copy.deepcopy(complete)

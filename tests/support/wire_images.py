@@ -251,18 +251,21 @@ def tart_v1(disk: bytes, aux: bytes, cut_bytes: int = 40_000, *, says_size: bool
 def lume(disk: bytes, aux: bytes, part_bytes: int | None = 100 * KIB) -> WireImage:
     """The OCI form: parts, or with None one blob."""
     image = _image()
+    media_type = "application/vnd.trycua.lume.config.v1+json"
     config = {
-        "mediatype": "application/vnd.trycua.lume.config.v1+json",
+        "mediatype": media_type,
         "os": "macOS",
         "hardwareModel": base64_of(HARDWARE_MODEL),
         "machineIdentifier": base64_of(ECID),
         "storage": [],
     }
-    image.manifest["config"] = image.put("application/vnd.trycua.lume.config.v1+json", json.dumps(config).encode())
+    image.manifest["config"] = image.put(media_type, json.dumps(config).encode(), **{TITLE: "config.json"})
     image.manifest["annotations"] = {
         "org.trycua.lume.cpu-count": "6",
         "org.trycua.lume.memory-size": "8589934592",
         "org.trycua.lume.display": "1920x1200",
+        "org.trycua.lume.os": "macOS",
+        "org.trycua.lume.network-mode": "nat",
         "org.trycua.lume.total-uncompressed-size": str(len(disk)),
     }
     starts = range(0, len(disk), part_bytes or len(disk))
@@ -276,6 +279,7 @@ def lume(disk: bytes, aux: bytes, part_bytes: int | None = 100 * KIB) -> WireIma
         if part_bytes is not None:
             annotations |= {
                 TITLE: f"disk.img.part.{number}",
+                "org.trycua.lume.chunk.size": str(part_bytes),
                 "org.trycua.lume.part.number": str(number),
                 "org.trycua.lume.part.total": str(len(starts)),
                 "org.trycua.lume.part.offset": str(start),

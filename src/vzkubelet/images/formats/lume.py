@@ -42,6 +42,7 @@ OLD_RAW_DIGEST = _ANNOTATION + "uncompressed-content-digest"
 PART_NUMBER, PART_TOTAL = _ANNOTATION + "part.number", _ANNOTATION + "part.total"
 PART_OFFSET = _ANNOTATION + "part.offset"
 DISK_SIZE = _ANNOTATION + "total-uncompressed-size"
+SYSTEM = _ANNOTATION + "os"
 CPU_COUNT, MEMORY_SIZE, DISPLAY = _ANNOTATION + "cpu-count", _ANNOTATION + "memory-size", _ANNOTATION + "display"
 _SYSTEMS = {"macos": "darwin", "darwin": "darwin", "linux": "linux"}
 _PUSH_AGAIN = "push it again with a newer lume"
@@ -52,7 +53,7 @@ def recognises(manifest: Manifest) -> bool:
     bases = {_base(layer) for layer in manifest.layers}
     if manifest.artifact_type not in UNTYPED:
         return False
-    if manifest.config.media_type == CONFIG or DISK in bases:
+    if any(base.startswith(_LUME) for base in (manifest.config.media_type, *bases)):
         return True
     return (
         OLD_LZ4 in bases or any(base.startswith(_OLD_LZFSE) for base in bases) or any(map(_raw_part, manifest.layers))
@@ -245,7 +246,8 @@ def read_machine(artifact: Artifact, config: bytes, image_config_json: bytes | N
     os_ = _SYSTEMS.get(said.lower())
     if os_ is None:
         raise invalid_image(f"{name}: os {clip(said)} is neither macOS nor Linux")
-    os_ = boot_data.system(artifact.platform.os, os_, name)
+    annotated = artifact.annotations.get(SYSTEM, "").lower()
+    os_ = boot_data.system(artifact.platform.os or _SYSTEMS.get(annotated, annotated), os_, name)
     if document.number("diskSize") > (artifact.disk.raw_size_bytes or 0):
         raise invalid_image(f"{name}: parts of the disk are missing: {_PUSH_AGAIN}")
     hardware_model = document.data("hardwareModel")
