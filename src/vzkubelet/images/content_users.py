@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from vzkubelet.files import STAGING_PREFIX
+
 _BEING_MADE_S = 3600.0
 """A link that leads nowhere yet, and a half written file, may belong to something that is just being made."""
 
@@ -76,6 +78,11 @@ def entries(directory: Path) -> list[Path]:
         return sorted(directory.iterdir())
     except FileNotFoundError:
         return []
+
+
+def finished(directory: Path) -> list[Path]:
+    """As `entries`, without files that are half written."""
+    return [path for path in entries(directory) if not path.name.startswith(STAGING_PREFIX)]
 
 
 def remove_old(paths: Iterable[Path]) -> None:

@@ -28,7 +28,7 @@ from vzkubelet.errors import Error, Exhausted, NotFound, Unavailable
 from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
 from vzkubelet.images.chunk_lists import hex_of
 from vzkubelet.images.claims import Claims
-from vzkubelet.images.content_users import entries, remove_old
+from vzkubelet.images.content_users import entries, finished, remove_old
 from vzkubelet.images.contents import Contents
 from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.images.records import (
@@ -184,7 +184,7 @@ class Store:
         return None
 
     def references(self) -> Iterator[ReferenceRecord]:
-        for path in sorted(self._references.glob("*.json")):
+        for path in finished(self._references):
             record = read_record(path, ReferenceRecord)
             if record is not None:
                 yield record
@@ -252,7 +252,7 @@ class Store:
 
     def pins(self) -> frozenset[str]:
         """The pinned references in canonical form."""
-        records = (read_record(path, Pin) for path in self._pins.glob("*.json"))
+        records = (read_record(path, Pin) for path in finished(self._pins))
         return frozenset(record.reference for record in records if record is not None)
 
     def _image_path(self, manifest_digest: str) -> Path:
