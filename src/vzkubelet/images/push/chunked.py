@@ -15,8 +15,20 @@ from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.images.push.conveyor import stepped, until_cancelled
 from vzkubelet.images.push.job import Job
 from vzkubelet.images.push.ledger import Ledger
-from vzkubelet.images.push.packs import DEFAULT_LEVEL, Chunking, Frames, KnownPack, Pack, first_chunks, worth_reusing
+from vzkubelet.images.push.packs import (
+    DEFAULT_LEVEL,
+    Chunking,
+    Frames,
+    KnownPack,
+    LostFrames,
+    Pack,
+    Packer,
+    first_chunks,
+    lost_frames,
+    worth_reusing,
+)
 from vzkubelet.images.push.sources import Source
+from vzkubelet.images.ranges import RangedBlob
 from vzkubelet.model.oci import Descriptor
 
 _OCTETS = "application/octet-stream"
@@ -74,19 +86,41 @@ class _Writing:
 
     async def run(self) -> Content:
         own = await self._own_packs()
-        if self._base is not None and self._source.is_local:
+        older = self._base.known() if self._base is not None else []
+        if older and self._source.is_local:
             hashing = self._chunking(f"compare {self._title}")
             digests = await until_cancelled(hashing.hash)
-            wanted = worth_reusing([*self._base.known(), *own], digests)
+            reused = await self._available(worth_reusing([*older, *own], digests))
+            new, chunks = await self._pack(reused, digests)
         else:
-            digests = None
-            wanted = own
-        reused = [pack for pack, is_there in zip(wanted, await self._available(wanted), strict=True) if is_there]
-        frames = Frames(reused)
+            # What comes from a registry is read once: all that is there counts, until it is known what is used of it.
+            there = await self._available([*older, *own])
+            new, chunks = await self._pack(there, None)
+            reused = worth_reusing(there, chunks)
+            new += await self._packed_again(lost_frames(there, reused, new, chunks))
+        return await self._index(chunks, reused, new)
+
+    async def _pack(self, there: Sequence[KnownPack], digests: ChunkList | None) -> tuple[list[KnownPack], ChunkList]:
         chunking = self._chunking(f"push {self._title}")
-        new = await self._upload(chunking.packs(frames.__contains__, digests))
+        new = await self._upload(chunking.packs(Frames(there).__contains__, digests))
         assert chunking.chunks is not None
-        return await self._index(chunking.chunks, reused, new)
+        return new, chunking.chunks
+
+    async def _packed_again(self, lost: Sequence[LostFrames]) -> list[KnownPack]:
+        """New packs with the frames that are used of packs that hold too little else, as they are."""
+        packer, sent = Packer(), list[KnownPack]()
+        for pack, frames in lost:
+            blob = RangedBlob(
+                self._job.destination.repository,
+                Descriptor(media_type=_OCTETS, digest=pack.digest, size=pack.size_bytes),
+            )
+            for digest, start, end in frames:
+                frame = bytes(await blob.fetch(start, end))
+                for full in packer.add(digest, frame):
+                    await self._send(full, sent)
+        for full in packer.rest():
+            await self._send(full, sent)
+        return sent
 
     def _chunking(self, stage: str) -> Chunking:
         meter = self._job.meter(stage, self._source.size_bytes)
@@ -100,9 +134,10 @@ class _Writing:
         records = await run_blocking(lambda: list(ledger.packs()))
         return [KnownPack(record.digest, record.size_bytes, frames, is_own=True) for record, frames in records]
 
-    async def _available(self, packs: Sequence[KnownPack]) -> list[bool]:
+    async def _available(self, packs: Sequence[KnownPack]) -> list[KnownPack]:
         has = self._job.destination.has
-        return await _all([partial(has, pack.digest, pack.size_bytes, pack.places) for pack in packs])
+        there = await _all([partial(has, pack.digest, pack.size_bytes, pack.places) for pack in packs])
+        return [pack for pack, is_there in zip(packs, there, strict=True) if is_there]
 
     async def _upload(self, packs: Iterator[Pack]) -> list[KnownPack]:
         running: set[asyncio.Task[None]] = set()

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from vzkubelet.aio import run_blocking
 from vzkubelet.errors import Integrity, InvalidInput, NotFound, Unavailable
+from vzkubelet.images.patience import Patience
 from vzkubelet.images.push.conveyor import stepped
 from vzkubelet.images.push.ledger import Ledger, UploadRecord
 from vzkubelet.images.push.streams import Compressed, Compression, Part
-from vzkubelet.images.ranges import Patience
 from vzkubelet.images.registry import Repository
 from vzkubelet.images.uploads import Upload
 from vzkubelet.model import oci

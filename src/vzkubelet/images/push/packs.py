@@ -82,6 +82,32 @@ def worth_reusing(packs: Collection[KnownPack], chunks: ChunkList) -> list[Known
     ]
 
 
+LostFrames = tuple[KnownPack, list[tuple[bytes, int, int]]]
+"""A pack, and of frames in it the digest, the first byte and the end."""
+
+
+def lost_frames(
+    before: Collection[KnownPack], kept: Sequence[KnownPack], new: Sequence[KnownPack], chunks: ChunkList
+) -> list[LostFrames]:
+    """What a file with these chunks needs of the packs `before` that are not among `kept`, and is not `new` either."""
+    needed = set(_keys(chunks.digests))
+    needed.difference_update(*(_keys(pack.frames.digests) for pack in (*kept, *new)))
+    found: list[LostFrames] = []
+    kept_digests = {pack.digest for pack in kept}
+    for pack in before:
+        if pack.digest in kept_digests:
+            continue
+        frames, offset = [], 0
+        for digest, length in zip(_digests(pack.frames.digests), pack.frames.lengths, strict=True):
+            if digest[:_KEY_BYTES] in needed:
+                needed.discard(digest[:_KEY_BYTES])
+                frames.append((digest, offset, offset + length))
+            offset += length
+        if frames:
+            found.append((pack, frames))
+    return found
+
+
 def first_chunks(chunks: ChunkList, packs: Sequence[KnownPack]) -> list[int]:
     """For each pack the number of the first chunk that lies in it; what none lies in comes last."""
     frames = Frames(packs)
@@ -131,7 +157,7 @@ class Chunking:
         Raises:
             What the source raises; Conflict: the file is not the one of `digests`.
         """
-        packer = _Packer()
+        packer = Packer()
         if digests is not None:
             assert isinstance(self._source, FileSource)
             for digest, frame in in_order(
@@ -208,7 +234,7 @@ class Chunking:
         return frame if len(frame) < len(data) else data
 
 
-class _Packer:
+class Packer:
     """Puts frames into packs in the order they come, each chunk once."""
 
     def __init__(self) -> None:

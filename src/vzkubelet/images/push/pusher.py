@@ -4,19 +4,19 @@ import hashlib
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from vzkubelet.aio import run_blocking, traced
-from vzkubelet.errors import InvalidInput, Unsupported
+from vzkubelet.errors import InvalidInput
 from vzkubelet.images import formats, gzip_encoder
 from vzkubelet.images.fetches import faults_named
 from vzkubelet.images.formats import agoda as agoda_format
 from vzkubelet.images.formats import chunked as chunked_format
 from vzkubelet.images.formats import tart as tart_format
 from vzkubelet.images.formats.artifact import Chunked, Content, Encoding, Machine, Stream, Streams, single
-from vzkubelet.images.push import agoda, chunked, packs, tart, versions
+from vzkubelet.images.push import agoda, chunked, conversion, packs, tart, versions
 from vzkubelet.images.push.destination import Destination
 from vzkubelet.images.push.history import History
 from vzkubelet.images.push.job import Job
@@ -25,6 +25,7 @@ from vzkubelet.images.push.request import FORMATS, Listener, PushRequest, PushRe
 from vzkubelet.images.push.sources import FileSource, Source
 from vzkubelet.images.push.versions import AUX, DISK, Version
 from vzkubelet.images.registry import Repository
+from vzkubelet.images.store import Store
 from vzkubelet.images.transport import Transport
 from vzkubelet.model import oci
 from vzkubelet.model.oci import Descriptor, Platform
@@ -111,7 +112,23 @@ class Pusher:
         Raises:
             As `push`; Integrity: the source is damaged.
         """
-        raise Unsupported(f"converting to {format} is not offered yet")
+        store = Store(self._root)
+        async with AsyncExitStack() as held:
+            original = await held.enter_async_context(conversion.from_store(store, source))
+            if original is None:
+                remote = conversion.from_registry(self._transport, source, credentials, platforms)
+                original = await held.enter_async_context(remote)
+            image = _Image(
+                disk=original.disk,
+                aux=original.aux,
+                machine=original.machine,
+                image_config=original.image_config,
+                created=created,
+                format=format,
+                base=base,
+                level=level,
+            )
+            return await self._push(image, targets)
 
     async def close(self) -> None:
         await self._transport.close()
