@@ -160,13 +160,14 @@ class Library:
     async def _choose(self, repository: Repository, root: Document) -> Document:
         if not formats.is_index(root.media_type):
             return root
-        entry = formats.choose(formats.read_index(root.content, repository.name), self._platforms, repository.name)
-        if entry.size > MANIFEST_LIMIT_BYTES:
-            raise formats.invalid_image(f"{repository.name}: the manifest of {entry.size} bytes is too large")
-        chosen = await repository.manifest(entry.digest)
-        if formats.is_index(chosen.media_type):
-            raise formats.invalid_image(f"{repository.name}: an index inside an index is not supported")
-        return chosen
+        index = formats.read_index(root.content, repository.name)
+        for entry in formats.candidates(index, self._platforms, repository.name):
+            if entry.size > MANIFEST_LIMIT_BYTES:
+                raise formats.invalid_image(f"{repository.name}: the manifest of {entry.size} bytes is too large")
+            chosen = await repository.manifest(entry.digest)
+            if formats.format_of(formats.read_manifest(chosen.content, repository.name)) is not None:
+                return chosen
+        raise formats.not_a_machine(repository.name, self._platforms)
 
     async def _pull_image(
         self,

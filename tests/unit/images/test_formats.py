@@ -295,18 +295,18 @@ MIXED = Index(
     ("wanted", "chosen"), [([LINUX], "3"), ([MAC, LINUX], "2"), ([Platform(os="x"), LINUX], "3"), ([], "2")]
 )
 def test_entry_by_artifact_type_and_platform(wanted: list[Platform], chosen: str) -> None:
-    assert formats.choose(MIXED, wanted, NAME).digest == digest(chosen)
+    assert formats.candidates(MIXED, wanted, NAME)[0].digest == digest(chosen)
 
 
 def test_index_without_what_this_host_runs() -> None:
     with pytest.raises(InvalidInput, match=r"no virtual machine image for linux/arm64 .* only darwin/arm64"):
-        formats.choose(MIXED, [Platform(os="linux", architecture="arm64")], NAME)
+        formats.candidates(MIXED, [Platform(os="linux", architecture="arm64")], NAME)
 
 
 def test_index_of_ordinary_images() -> None:
     ordinary = Index(schema_version=2, manifests=[entry("", MAC, "1")])
     with pytest.raises(InvalidInput, match="index of ordinary container images"):
-        formats.choose(ordinary, [LINUX], NAME)
+        formats.candidates(ordinary, [LINUX], NAME)
 
 
 def test_entry_that_does_not_say_what_it_is_comes_after_those_that_do() -> None:

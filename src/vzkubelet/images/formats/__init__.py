@@ -5,7 +5,7 @@ One module per format, each with the same functions; further formats join `_FORM
 
 from collections.abc import Mapping, Sequence
 
-from vzkubelet.errors import clip
+from vzkubelet.errors import InvalidInput, clip
 from vzkubelet.images.formats import agoda, chunked, fields, lume, tart
 from vzkubelet.images.formats.artifact import (
     UNTYPED,
@@ -40,7 +40,6 @@ __all__ = [
     "WritableFormat",
     "Written",
     "candidates",
-    "choose",
     "fits",
     "format_of",
     "invalid_image",
@@ -134,17 +133,7 @@ def candidates(index: Index, wanted: Sequence[Platform], name: str) -> tuple[Des
     return tuple(entry for *_, entry in sorted(found, key=lambda row: row[:3]))
 
 
-def choose(index: Index, wanted: Sequence[Platform], name: str) -> Descriptor:
-    """The entry that says by its artifactType that it is for this host; the first of `candidates` where none does.
-
-    Raises:
-        InvalidInput: none fits.
-    """
-    entries = candidates(index, wanted, name)
-    return next((entry for entry in entries if entry.artifact_type not in UNTYPED), entries[0])
-
-
-def not_a_machine(name: str, wanted: Sequence[Platform]) -> Exception:
+def not_a_machine(name: str, wanted: Sequence[Platform]) -> InvalidInput:
     """For an index of whose candidates none turned out to be a virtual machine image."""
     platforms = " or ".join(map(str, wanted)) or "any platform"
     return invalid_image(f"{name}: no virtual machine image for {platforms} in the index; {_EXPECTED}")
