@@ -15,7 +15,7 @@ EXTENT_BLOCKS = 64
 """4 MiB of one kind lie together."""
 RUN_BLOCKS = 16
 """What an update changes lies together, as files do."""
-_POOL_BLOCKS = 256
+_POOL_BLOCKS = 128
 """Different blocks of prose; they repeat too far apart for any compressor's window here, and never in one order."""
 _COPY_BYTES = 4 * 1024 * 1024
 _ALPHABET = "etaoinshrdlucmfwypvbgkjqxz"
@@ -92,7 +92,7 @@ class Contents:
                 return self._random.randbytes(count * BLOCK_BYTES)
 
     def _prose(self, words: list[str], weights: list[float]) -> bytes:
-        text = " ".join(self._random.choices(words, weights, k=BLOCK_BYTES // 4))
+        text = " ".join(self._random.choices(words, weights, k=BLOCK_BYTES // 7))
         return text.encode()[:BLOCK_BYTES].ljust(BLOCK_BYTES, b"\n")
 
 

@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -83,11 +84,12 @@ class Steps:
     directory: Path
     say: Say
     times: dict[str, list[float]] = field(default_factory=dict)
+    cpu_s: dict[str, list[float]] = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
 
     def ours(self, step: str, work: Job) -> Outcome:
         self._settle(step)
-        printed = _run([sys.executable, "-m", "bench.images.job", msgspec.json.encode(work).decode()])
+        printed = self._run(step, [sys.executable, "-m", "bench.images.job", _encoded(work)])
         outcome = msgspec.json.decode(printed, type=Outcome)
         self.times.setdefault(step, []).append(outcome.seconds)
         self.outcomes.setdefault(step, []).append(outcome)
@@ -99,25 +101,40 @@ class Steps:
         temporary = self.directory / "temporary"
         temporary.mkdir(exist_ok=True)
         began = time.monotonic()
-        _run(command, TMPDIR=str(temporary))
+        self._run(step, command, TMPDIR=str(temporary))
         self.times.setdefault(step, []).append(time.monotonic() - began)
         shutil.rmtree(temporary)
 
     def bare(self, step: str, kind: str, image: str, target: Path) -> None:
         self._settle(step)
-        printed = _run([sys.executable, "-m", "bench.images.bare", kind, image, str(target)])
+        printed = self._run(step, [sys.executable, "-m", "bench.images.bare", kind, image, str(target)])
         self.times.setdefault(step, []).append(float(printed))
 
     def best_s(self, step: str) -> float:
         return min(self.times[step])
 
     def timings(self) -> list[Timing]:
-        return [Timing(step, [round(s, 3) for s in times]) for step, times in self.times.items()]
+        return [
+            Timing(step, [round(s, 3) for s in times], round(min(self.cpu_s[step]), 2))
+            for step, times in self.times.items()
+        ]
+
+    def _run(self, step: str, command: list[str], **environment: str) -> str:
+        before = _cpu_of_children_s()
+        printed = _run(command, **environment)
+        self.cpu_s.setdefault(step, []).append(_cpu_of_children_s() - before)
+        return printed
 
     def _settle(self, step: str) -> None:
         """No step pays for what the one before it left to be written."""
         self.say(step)
         os.sync()
+
+
+def _cpu_of_children_s() -> float:
+    """Of those that have ended; the registry runs on."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _run(command: list[str], **environment: str) -> str:
