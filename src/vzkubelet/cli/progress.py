@@ -4,12 +4,18 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from vzkubelet.cli import sizes
 from vzkubelet.model import transfer
 
-Report = Callable[[str, int, int], None]
-"""Hears the stage's name, bytes done and bytes in all (0: not known)."""
+
+class Report(Protocol):
+    """Hears the stage's name, bytes done and bytes in all (0: not known), and a word about what is being done."""
+
+    def __call__(self, name: str, done_bytes: int, total_bytes: int, note: str = "", /) -> None: ...
+
+
 _LINE_INTERVAL_S = 5.0
 """Between two lines of one stage: seldom enough for the log of a build, often enough to see that it is alive."""
 _REDRAW_INTERVAL_S = 0.1
@@ -19,7 +25,7 @@ _REDRAW_INTERVAL_S = 0.1
 def bytes_bar(*, quiet: bool = False) -> Iterator[Report]:
     """Stages follow each other; each gets a line of its own that stays. With `quiet` nothing is shown."""
     if quiet or sys.stderr is None:
-        yield lambda _stage, _done, _total: None
+        yield lambda _name, _done, _total, _note="": None
     elif sys.stderr.isatty():
         with _bars() as report:
             yield report
@@ -34,10 +40,12 @@ class _Stage:
         self.is_shown = False
         self.is_over = False
 
-    def text(self, done_bytes: int, total_bytes: int, now: float) -> str:
-        if not total_bytes:
-            return sizes.size(done_bytes)
-        return transfer.text(done_bytes, total_bytes, self.speed.bytes_per_s(now))
+    def text(self, done_bytes: int, total_bytes: int, now: float, note: str) -> str:
+        if total_bytes:
+            text = transfer.text(done_bytes, total_bytes, self.speed.bytes_per_s(now))
+        else:
+            text = sizes.size(done_bytes)
+        return f"{text}, {note}" if note else text
 
 
 class Lines:
@@ -48,7 +56,7 @@ class Lines:
         self._clock = clock
         self._stages: dict[str, _Stage] = {}
 
-    def report(self, name: str, done_bytes: int, total_bytes: int) -> None:
+    def report(self, name: str, done_bytes: int, total_bytes: int, note: str = "", /) -> None:
         now = self._clock()
         stage = self._stages.setdefault(name, _Stage(now + _LINE_INTERVAL_S))
         stage.speed.add(now, done_bytes)
@@ -56,7 +64,7 @@ class Lines:
         if stage.is_over or not (now >= stage.due or (is_end and stage.is_shown)):
             return
         stage.due, stage.is_shown, stage.is_over = now + _LINE_INTERVAL_S, True, is_end
-        self._write(f"{name}: {stage.text(done_bytes, total_bytes, now)}")
+        self._write(f"{name}: {stage.text(done_bytes, total_bytes, now, note)}")
 
 
 @contextlib.contextmanager
@@ -68,7 +76,7 @@ def _bars() -> Iterator[Report]:
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, tuple[TaskID, _Stage]] = {}
 
-        def report(name: str, done_bytes: int, total_bytes: int) -> None:
+        def report(name: str, done_bytes: int, total_bytes: int, note: str = "", /) -> None:
             now = time.monotonic()
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=total_bytes or None, pace=""), _Stage(now)
@@ -76,7 +84,7 @@ def _bars() -> Iterator[Report]:
             stage.speed.add(now, done_bytes)
             if now >= stage.due or done_bytes >= total_bytes:
                 stage.due = now + _REDRAW_INTERVAL_S
-                text = stage.text(done_bytes, total_bytes, now)
+                text = stage.text(done_bytes, total_bytes, now, note)
                 bars.update(task, completed=done_bytes, total=total_bytes or None, pace=text)
 
         yield report
