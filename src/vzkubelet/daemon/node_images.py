@@ -76,7 +76,7 @@ class NodeImages:
         return await self._library.pull(reference, [candidate.login for candidate in candidates])
 
     async def _forget(self, before: float) -> None:
-        await self._parts.image_access.prune((self._parts.images.find, self._parts.sidecars.find_image), before)
+        await self._parts.image_access.prune(self._parts.image_finders(), before)
 
     async def _machine_images(self) -> list[ContainerImage]:
         return image_inventory.machine_images(await self._parts.images.listing())

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,6 +168,11 @@ class Parts:
         """Adopt what an earlier process left."""
         await self.images.recover()
         await self.driver.adopt()
+        await self.image_access.recover(self.image_finders())
+
+    def image_finders(self) -> Mapping[ports.ImageKind, Callable[[str], Awaitable[ports.Image | None]]]:
+        """Who can say whether an image is on this host."""
+        return {ports.ImageKind.MACHINE: self.images.find, ports.ImageKind.SIDECAR: self.sidecars.find_image}
 
     def world(
         self,

@@ -84,17 +84,22 @@ class _Request:
     async def _may_use(self, image: Reference, present: ports.Image) -> bool:
         try:
             return await self._world.image_access.may_use(
-                self._name, image, present.image_id, lambda: self._own_candidates(image)
+                self._wanted(image), present.image_id, lambda: self._own_candidates(image)
             )
         except errors.Error as exc:
             raise self._pull_failure(exc) from exc
+
+    def _wanted(self, image: Reference) -> ports.WantedImage:
+        is_machine = self._runtime is self._world.machines
+        kind = ports.ImageKind.MACHINE if is_machine else ports.ImageKind.SIDECAR
+        return ports.WantedImage(self._name, image, kind)
 
     # --- Pull
 
     async def _pulled(self, image: Reference) -> ports.Image:
         access, clock = self._world.image_access, self._world.clock
         candidates = (*await self._own_candidates(image), *await access.node_candidates(image))
-        async with access.pulling(image) as recording:
+        async with access.pulling(self._wanted(image)) as recording:
             self._event("Pulling", f'Pulling image "{self._name}"')
             waiting_since = clock.monotonic()
             async with self._slot():

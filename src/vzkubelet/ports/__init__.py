@@ -22,7 +22,7 @@ from vzkubelet.ports.containers import (
     ContainerUsage,
 )
 from vzkubelet.ports.guests import Guest, GuestMount, GuestProcess, Guests, GuestUsage, OutputLog
-from vzkubelet.ports.image_access import ImageAccess, PullRecording
+from vzkubelet.ports.image_access import ImageAccess, ImageKind, PullRecording, WantedImage
 from vzkubelet.ports.images import Image, ImageDefaults, MachineImage, MachineImages, PullProgress
 from vzkubelet.ports.machines import (
     GuestAddress,
@@ -61,6 +61,7 @@ __all__ = [
     "Image",
     "ImageAccess",
     "ImageDefaults",
+    "ImageKind",
     "LogEntry",
     "LogOptions",
     "MachineDriver",
@@ -83,4 +84,5 @@ __all__ = [
     "Streams",
     "TerminalSize",
     "Volumes",
+    "WantedImage",
 ]

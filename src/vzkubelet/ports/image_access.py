@@ -2,10 +2,29 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from vzkubelet.model.docker_config import Candidate
 from vzkubelet.model.reference import Reference
+
+
+class ImageKind(StrEnum):
+    """Whose images these are: one reference may lead to a machine and to a side-car."""
+
+    MACHINE = "machine"
+    SIDECAR = "sidecar"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedImage:
+    """An image that a container of a pod wants."""
+
+    text: str
+    """As in the pod's spec."""
+    reference: Reference
+    kind: ImageKind
 
 
 class PullRecording(Protocol):
@@ -29,8 +48,7 @@ class ImageAccess(Protocol):
     async def node_candidates(self, image: Reference) -> Sequence[Candidate]: ...
 
     async def may_use(
-        self, text: str, image: Reference, image_id: str, own: Callable[[], Awaitable[Sequence[Candidate]]]
-    ) -> bool:
-        """`text` is the image as in the pod's spec."""
+        self, wanted: WantedImage, image_id: str, own: Callable[[], Awaitable[Sequence[Candidate]]]
+    ) -> bool: ...
 
-    def pulling(self, image: Reference) -> AbstractAsyncContextManager[PullRecording]: ...
+    def pulling(self, wanted: WantedImage) -> AbstractAsyncContextManager[PullRecording]: ...

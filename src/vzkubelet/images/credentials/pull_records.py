@@ -4,7 +4,7 @@ Below its root::
 
     salt                  random bytes; without them a hash of a login could be compared with hashes of guesses
     lock                  exclusive while a record is changed
-    pulled/<hex>.json     one image; <hex> = SHA-256 of its image ID
+    pulled/<hex>.json     one image; <hex> = SHA-256 of its kind and ID
     pulling/<hex>.json    one reference that is being pulled; what is left of it came in unknown circumstances
 
 All methods block: they are for threads.
@@ -26,6 +26,7 @@ import msgspec
 
 from vzkubelet.files import children, read_if_present, write_atomic
 from vzkubelet.model.docker_config import Candidate
+from vzkubelet.ports import ImageKind
 
 _log = logging.getLogger(__name__)
 _SALT_BYTES = 32
@@ -64,13 +65,17 @@ class Credentials(msgspec.Struct, frozen=True, rename="camel"):
 class PulledRecord(msgspec.Struct, frozen=True, rename="camel"):
     """An image that was pulled for a pod. Without credentials it opens to nobody until a pull has proved them."""
 
+    kind: ImageKind
     image_id: str
     last_updated_time: datetime
     credential_mapping: dict[str, Credentials] = {}
     """By repository."""
 
 
-class _Intent(msgspec.Struct, frozen=True):
+class Intent(msgspec.Struct, frozen=True):
+    """A reference that is being pulled, or was when its process died."""
+
+    kind: ImageKind
     image: str
 
 
@@ -93,9 +98,9 @@ class PullRecords:
         digest = hmac.new(self._salt(), content, hashlib.sha256).hexdigest()
         return PulledSecret(at.namespace, at.name, at.uid, digest)
 
-    def pulled(self, image_id: str) -> PulledRecord | None:
+    def pulled(self, kind: ImageKind, image_id: str) -> PulledRecord | None:
         """Raises ValueError: a record that cannot be read; whoever meets it proves its credentials again."""
-        content = read_if_present(self._pulled_file(image_id))
+        content = read_if_present(self._pulled_file(kind, image_id))
         if content is None:
             return None
         try:
@@ -103,11 +108,12 @@ class PullRecords:
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise ValueError(f"the record of {image_id} cannot be read: {exc}") from exc
 
-    def add(self, image_id: str, repository: str, credentials: Credentials | None) -> None:
-        """Add to what opens an image; None = it came in unknown circumstances."""
+    def add(self, kind: ImageKind, image_id: str, repository: str, credentials: Credentials | None) -> None:
+        """Add to what opens an image; None = it came in unknown circumstances. The record is new for `remove` even
+        when it says the same."""
         with self._locked():
             try:
-                record = self.pulled(image_id)
+                record = self.pulled(kind, image_id)
             except ValueError as exc:
                 _log.warning("%s; it is begun anew", exc)
                 record = None
@@ -115,58 +121,48 @@ class PullRecords:
             if credentials is not None:
                 before = mapping.get(repository, Credentials())
                 mapping = {**mapping, repository: before.merged(credentials)}
-            if record is None or mapping != record.credential_mapping:
-                self._write(PulledRecord(image_id, self._time(), mapping))
+            self._write(PulledRecord(kind, image_id, datetime.fromtimestamp(self._now(), tz=UTC), mapping))
 
-    def is_intended(self, image: str) -> bool:
-        """Whether a pull of this reference is under way, or was when its process died."""
-        return self._intent_file(image).exists()
+    def is_intended(self, intent: Intent) -> bool:
+        return self._intent_file(intent).exists()
 
-    def intend(self, image: str) -> None:
+    def intend(self, intent: Intent) -> None:
         self._make_root()
-        write_atomic(self._intent_file(image), msgspec.json.encode(_Intent(image)))
+        write_atomic(self._intent_file(intent), msgspec.json.encode(intent))
 
-    def forget_intent(self, image: str) -> None:
-        self._intent_file(image).unlink(missing_ok=True)
+    def forget_intent(self, intent: Intent) -> None:
+        self._intent_file(intent).unlink(missing_ok=True)
 
-    def intents(self) -> list[str]:
-        """References of all intents that can be read."""
+    def intents(self) -> list[Intent]:
+        """All that can be read."""
         found = []
         for name in children(self._pulling):
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-                content = read_if_present(self._pulling / name)
-                if content is not None:
-                    found.append(msgspec.json.decode(content, type=_Intent).image)
+                found.append(msgspec.json.decode(read_if_present(self._pulling / name) or b"", type=Intent))
         return found
 
-    def image_ids(self, before: float) -> list[str]:
-        """Of the records that were last written before that moment (seconds since the epoch)."""
+    def records(self) -> list[PulledRecord]:
+        """All that can be read: one that cannot may be of an image that is here, and it opens nothing."""
         found = []
         for name in children(self._pulled):
-            # One that cannot be read may be of an image that is here, and it opens nothing.
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-                record = msgspec.json.decode(read_if_present(self._pulled / name) or b"", type=PulledRecord)
-                if record.last_updated_time.timestamp() < before:
-                    found.append(record.image_id)
+                found.append(msgspec.json.decode(read_if_present(self._pulled / name) or b"", type=PulledRecord))
         return found
 
-    def remove(self, image_id: str, before: float) -> None:
-        """Forget an image that is gone, unless its record has changed since."""
-        with self._locked():
-            if image_id in self.image_ids(before):
-                self._pulled_file(image_id).unlink(missing_ok=True)
+    def remove(self, record: PulledRecord) -> None:
+        """Forget an image that is gone, unless its record is newer than this."""
+        with self._locked(), contextlib.suppress(ValueError):
+            if self.pulled(record.kind, record.image_id) == record:
+                self._pulled_file(record.kind, record.image_id).unlink(missing_ok=True)
 
     def _write(self, record: PulledRecord) -> None:
-        write_atomic(self._pulled_file(record.image_id), msgspec.json.encode(record))
+        write_atomic(self._pulled_file(record.kind, record.image_id), msgspec.json.encode(record))
 
-    def _time(self) -> datetime:
-        return datetime.fromtimestamp(self._now(), tz=UTC)
+    def _pulled_file(self, kind: ImageKind, image_id: str) -> Path:
+        return self._pulled / f"{_hex(kind, image_id)}.json"
 
-    def _pulled_file(self, image_id: str) -> Path:
-        return self._pulled / f"{_hex(image_id)}.json"
-
-    def _intent_file(self, image: str) -> Path:
-        return self._pulling / f"{_hex(image)}.json"
+    def _intent_file(self, intent: Intent) -> Path:
+        return self._pulling / f"{_hex(intent.kind, intent.image)}.json"
 
     def _salt(self) -> bytes:
         path = self._root / "salt"
@@ -194,5 +190,5 @@ class PullRecords:
             os.close(descriptor)
 
 
-def _hex(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+def _hex(kind: ImageKind, name: str) -> str:
+    return hashlib.sha256(f"{kind} {name}".encode()).hexdigest()

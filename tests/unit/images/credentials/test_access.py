@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,15 +10,26 @@ import pytest
 from vzkubelet import errors
 from vzkubelet.config import CredentialVerification
 from vzkubelet.images.credentials import NodeImageAccess, Verification
+from vzkubelet.images.credentials.access import Find
 from vzkubelet.images.credentials.docker_logins import DockerLogins
 from vzkubelet.images.credentials.provider_config import ProviderSettings
 from vzkubelet.images.credentials.providers import Answer, Provider, Providers
 from vzkubelet.images.credentials.pull_records import Credentials, PulledSecret, PullRecords
 from vzkubelet.model.docker_config import Candidate, RegistryCredential, SecretCoordinates
 from vzkubelet.model.reference import parse
+from vzkubelet.ports import Image, ImageKind, WantedImage
 
-IMAGE = parse("r.io/team/vm:1")
+REFERENCE = parse("r.io/team/vm:1")
+MACHINE, SIDECAR = ImageKind.MACHINE, ImageKind.SIDECAR
+
+
+def wanted(text: str = str(REFERENCE), kind: ImageKind = MACHINE) -> WantedImage:
+    return WantedImage(text, parse(text), kind)
+
+
+IMAGE = wanted()
 IMAGE_ID = "r.io/team/vm@sha256:" + "1" * 64
+OTHER_ID = "r.io/team/vm@sha256:" + "2" * 64
 LOGIN = RegistryCredential("u", "hunter2")
 OF_A = Candidate(LOGIN, SecretCoordinates("a", "pull", "uid-a"))
 CHANGED = Candidate(RegistryCredential("u", "new"), OF_A.secret)
@@ -38,8 +49,8 @@ class Daemon:
     def restart(self, policy: CredentialVerification = CredentialVerification.NEVER_PRELOADED) -> None:
         self.access = NodeImageAccess(self.root, Verification(policy))
 
-    async def pull(self, used: Candidate | None, image_id: str = IMAGE_ID, image: str = str(IMAGE)) -> None:
-        async with self.access.pulling(parse(image)) as recording:
+    async def pull(self, used: Candidate | None, image_id: str = IMAGE_ID, kind: ImageKind = MACHINE) -> None:
+        async with self.access.pulling(wanted(kind=kind)) as recording:
             await recording.succeeded(image_id, used)
 
     async def die_while_pulling(self) -> None:
@@ -48,11 +59,13 @@ class Daemon:
                 raise asyncio.CancelledError
         self.restart()
 
-    async def may_use(self, *candidates: Candidate, image_id: str = IMAGE_ID, image: str = str(IMAGE)) -> bool:
+    async def may_use(
+        self, *candidates: Candidate, image_id: str = IMAGE_ID, image: str = IMAGE.text, kind: ImageKind = MACHINE
+    ) -> bool:
         async def own() -> Sequence[Candidate]:
             return candidates
 
-        return await self.access.may_use(image, parse(image), image_id, own)
+        return await self.access.may_use(wanted(image, kind), image_id, own)
 
 
 @pytest.fixture
@@ -109,10 +122,10 @@ async def test_the_pods_secrets_are_not_read_without_need(daemon: Daemon) -> Non
         raise errors.Unavailable("the API server is away")
 
     await daemon.pull(None)
-    assert await daemon.access.may_use(str(IMAGE), IMAGE, IMAGE_ID, own)
-    await daemon.pull(OF_A, image_id="other")
+    assert await daemon.access.may_use(IMAGE, IMAGE_ID, own)
+    await daemon.pull(OF_A, OTHER_ID)
     with pytest.raises(errors.Unavailable):
-        await daemon.access.may_use(str(IMAGE), IMAGE, "other", own)
+        await daemon.access.may_use(IMAGE, OTHER_ID, own)
 
 
 async def test_each_login_that_pulls_is_remembered(daemon: Daemon) -> None:
@@ -139,9 +152,16 @@ async def test_another_repository_is_another_question(daemon: Daemon) -> None:
 
 async def test_a_new_image_under_the_tag_is_another_question(daemon: Daemon) -> None:
     await daemon.pull(OF_A)
-    await daemon.pull(OTHER, image_id="new")
-    assert not await daemon.may_use(OF_A, image_id="new")
-    assert await daemon.may_use(OTHER, image_id="new")
+    await daemon.pull(OTHER, OTHER_ID)
+    assert not await daemon.may_use(OF_A, image_id=OTHER_ID)
+    assert await daemon.may_use(OTHER, image_id=OTHER_ID)
+
+
+async def test_a_side_cars_image_under_the_same_name_is_another_question(daemon: Daemon) -> None:
+    await daemon.pull(None, kind=MACHINE)
+    await daemon.pull(OF_A, kind=SIDECAR)
+    assert await daemon.may_use(kind=MACHINE)
+    assert not await daemon.may_use(kind=SIDECAR)
 
 
 async def test_image_of_a_pull_that_died_before_its_record_opens_to_nobody(daemon: Daemon) -> None:
@@ -181,7 +201,7 @@ async def test_an_image_is_closed_from_its_arrival_to_its_record(daemon: Daemon)
     assert list((daemon.root / "pulling").iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"imageId": 5}'])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"kind": "machine", "imageId": 5}'])
 async def test_a_damaged_record_opens_to_nobody_until_the_next_pull(content: bytes, daemon: Daemon) -> None:
     await daemon.pull(None)
     [record] = (daemon.root / "pulled").iterdir()
@@ -233,32 +253,79 @@ async def test_records_hold_no_login_and_are_for_their_owner_alone(daemon: Daemo
 async def test_a_record_has_an_end_for_what_only_matches(daemon: Daemon) -> None:
     records = PullRecords(daemon.root)
     known = [PulledSecret("n", f"s{number}", "u", f"{number}") for number in range(100)]
-    records.add(IMAGE_ID, IMAGE.repository, Credentials(tuple(known)))
+    records.add(MACHINE, IMAGE_ID, REFERENCE.repository, Credentials(tuple(known)))
     await daemon.pull(OF_A)
     assert await daemon.may_use(COPIED)  # its login is known, so it is let in, and not added
-    record = records.pulled(IMAGE_ID)
+    record = records.pulled(MACHINE, IMAGE_ID)
     assert record is not None
-    assert len(record.credential_mapping[IMAGE.repository].kubernetes_secrets) == 101
+    assert len(record.credential_mapping[REFERENCE.repository].kubernetes_secrets) == 101
 
 
-def finder(*present: str) -> Callable[[str], object]:
-    async def find(image_id: str) -> object | None:
-        if image_id == "unknown":
+# --- What is looked for
+
+
+def finders(*present: str, engine: bool = True) -> dict[ImageKind, Find]:
+    """Machines' images that are here; side-cars' where there is an engine that knows."""
+
+    async def find_machine(name: str) -> Image | None:
+        return Image(name, IMAGE_ID, 1) if name in present else None
+
+    async def find_sidecar(name: str) -> Image | None:
+        if not engine:
             raise errors.Unavailable("no engine")
-        return image_id if image_id in present else None
+        return await find_machine(name)
 
-    return find
+    return {MACHINE: find_machine, SIDECAR: find_sidecar}
 
 
 async def test_records_of_images_that_are_gone_go_too(daemon: Daemon) -> None:
-    for image_id in ("machine", "sidecar", "gone", "unknown"):
-        await daemon.pull(OF_A, image_id=image_id)
-    await daemon.access.prune([finder("machine"), finder("sidecar")], before=0.0)  # type: ignore[list-item]
-    assert not await daemon.may_use(image_id="gone")
-    await daemon.access.prune([finder("machine"), finder("sidecar")], before=4e9)  # type: ignore[list-item]
-    assert await daemon.may_use(image_id="gone")
-    for image_id in ("machine", "sidecar", "unknown"):
-        assert not await daemon.may_use(image_id=image_id)
+    for kind in ImageKind:
+        await daemon.pull(OF_A, IMAGE_ID, kind)
+        await daemon.pull(OF_A, OTHER_ID, kind)
+    await daemon.pull(OF_A, f"sha256:{'3' * 64}", SIDECAR)
+    await daemon.access.prune(finders(IMAGE_ID), before=0.0)
+    assert not await daemon.may_use(image_id=OTHER_ID)
+    await daemon.access.prune(finders(IMAGE_ID, engine=False), before=4e9)
+    assert await daemon.may_use(image_id=OTHER_ID)
+    for image_id in (IMAGE_ID, OTHER_ID):
+        assert not await daemon.may_use(image_id=image_id, kind=SIDECAR), "an engine that is down has lost nothing"
+    await daemon.access.prune(finders(IMAGE_ID), before=4e9)
+    assert await daemon.may_use(image_id=OTHER_ID, kind=SIDECAR)
+    for kind in ImageKind:
+        assert not await daemon.may_use(kind=kind)
+    assert not await daemon.may_use(image_id=f"sha256:{'3' * 64}", kind=SIDECAR), "an ID cannot be looked for"
+
+
+async def test_image_that_is_pulled_again_while_it_is_looked_for_keeps_its_record(tmp_path: Path) -> None:
+    times = iter([100.0, 200.0])
+    records = PullRecords(tmp_path, lambda: next(times))
+    nothing_new = Credentials(node_pods_accessible=True)
+    records.add(MACHINE, IMAGE_ID, REFERENCE.repository, nothing_new)
+    [gone] = records.records()
+    records.add(MACHINE, IMAGE_ID, REFERENCE.repository, nothing_new)
+    records.remove(gone)
+    assert records.pulled(MACHINE, IMAGE_ID) is not None
+
+
+@pytest.mark.parametrize(("present", "opens"), [(True, False), (False, True)])
+async def test_what_a_dead_pull_did_not_bring_is_not_held_against_who_brings_it_later(
+    present: bool, opens: bool, daemon: Daemon
+) -> None:
+    await daemon.die_while_pulling()
+    await daemon.access.recover(finders(*([IMAGE.text] if present else [])))
+    assert list((daemon.root / "pulling").iterdir()) == []
+    assert await daemon.may_use() is opens
+    daemon.restart()
+    assert await daemon.may_use() is opens
+
+
+async def test_a_dead_pull_of_an_engine_that_is_down_waits(daemon: Daemon) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        async with daemon.access.pulling(wanted(kind=SIDECAR)):
+            raise asyncio.CancelledError
+    daemon.restart()
+    await daemon.access.recover(finders(engine=False))
+    assert not await daemon.may_use(kind=SIDECAR)
 
 
 async def test_logins_of_the_node_each_once_and_a_broken_file_costs_only_itself(
@@ -272,8 +339,8 @@ async def test_logins_of_the_node_each_once_and_a_broken_file_costs_only_itself(
     docker.path.write_text('{"auths": {"r.io": {"username": "file", "password": "f"}}}')
     access = NodeImageAccess(tmp_path / "a", docker=docker, providers=Providers({"t": Provider(settings, ask)}))
     plugin = Candidate(RegistryCredential("plugin"))
-    assert await access.node_candidates(IMAGE) == (Candidate(RegistryCredential("file", "f")), plugin)
+    assert await access.node_candidates(REFERENCE) == (Candidate(RegistryCredential("file", "f")), plugin)
     docker.path.write_text("{")
-    assert plugin in await access.node_candidates(IMAGE)
+    assert plugin in await access.node_candidates(REFERENCE)
     assert "the Docker config gives no login for r.io/team/vm" in caplog.text
     await access.close()
