@@ -146,7 +146,8 @@ def document(**changes: int) -> bytes:
     ("content", "words"),
     [
         (document() + bytes(4) + b"x", "an index of 69 bytes should have 68"),
-        (document(size=2**62), "should have"),
+        (document(size=CHUNK * 2**20), "should have"),
+        (document(size=CHUNK * 2**20 + 1), "1 to 1048576 chunks are read"),
         (document(packs=2**32 - 1, frames=2**32 - 1), "should have"),
         (document(chunk=2 * KIB) + bytes(8), "chunks of 2048 bytes"),
         (document(chunk=32 * KIB * KIB) + bytes(4), "chunks of 33554432 bytes"),
@@ -182,8 +183,10 @@ def test_figures_that_contradict_each_other_or_break_a_limit(content: bytes, wor
 
 def test_claims_do_not_size_memory() -> None:
     """What a header says about a file that is not there is compared before anything is made of it."""
+    with pytest.raises(ValueError, match="chunks are read"):
+        ChunkIndex.parse(document(size=2**63 - 1))
     with pytest.raises(ValueError, match="should have"):
-        ChunkIndex.parse(document(size=2**63 - 1, frames=2**32 - 1))
+        ChunkIndex.parse(document(packs=2**32 - 1, frames=2**32 - 1))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,10 @@ CHUNK_MIN_BYTES, CHUNK_LIMIT_BYTES = 4 * 1024, 16 * 1024 * 1024
 INDEX_LIMIT_BYTES = 32 * 1024 * 1024
 """Largest document. 128 GiB without a hole in chunks of 256 KiB have 20 MiB."""
 PACK_LIMIT_BYTES = 256 * 1024 * 1024
+COUNT_LIMIT = 1024 * 1024
+"""Most chunks of a file: the list of all their digests is held in memory, however many are zeros."""
 _CHUNKS = 512 * 1024
+"""Most chunks that a writer makes."""
 _MAGIC = b"VZKINDEX"
 _VERSION = 1
 _HEADER = struct.Struct("<8sIIQII32s")
@@ -256,8 +259,8 @@ def zero_digest(length: int) -> bytes:
 def _check_sizes(size_bytes: int, chunk_bytes: int) -> None:
     if not CHUNK_MIN_BYTES <= chunk_bytes <= CHUNK_LIMIT_BYTES or chunk_bytes & (chunk_bytes - 1):
         raise ValueError(f"chunks of {chunk_bytes} bytes: not a power of two in the limits")
-    if not 0 < size_bytes < 2**63:
-        raise ValueError(f"a file of {size_bytes} bytes")
+    if not 0 < size_bytes < 2**63 or size_bytes > chunk_bytes * COUNT_LIMIT:
+        raise ValueError(f"a file of {size_bytes} bytes in chunks of {chunk_bytes}: 1 to {COUNT_LIMIT} chunks are read")
 
 
 def _column(view: memoryview) -> "array[int]":
