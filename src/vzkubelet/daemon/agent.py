@@ -75,7 +75,7 @@ async def _start(
     crashed: Callable[[BaseException], None],
 ) -> NodeController:
     """Join the rooms and start them: first what runs here is taken over, then the API server is told of it."""
-    parts = Parts(settings, root)
+    parts = Parts(settings, root, evicts_images=True)
     closing.push_async_callback(parts.close)
     await aio.run_blocking(parts.driver.limits)  # a host that cannot run machines is told first
     client = await _connected(settings)

@@ -17,12 +17,13 @@ from vzkubelet.daemon.prepull import PullSlots
 from vzkubelet.guests.guest import SshGuests
 from vzkubelet.guests.ssh import ConnectPolicy, Login
 from vzkubelet.images.library import Library
+from vzkubelet.images.rate import RateLimit
 from vzkubelet.images.upkeep import Upkeep
 from vzkubelet.machines import selection
 from vzkubelet.machines.qemu.driver import QemuDriver
 from vzkubelet.machines.synthetic import SyntheticDriver
 from vzkubelet.machines.synthetic_guest import SyntheticGuests
-from vzkubelet.machines.vz.driver import VzSetup
+from vzkubelet.machines.vz.driver import VzDriver, VzSetup
 from vzkubelet.pods.directory import PodDirectories
 from vzkubelet.pods.machine_limit import MachineLimit
 from vzkubelet.pods.machine_runtime import MachineRuntime
@@ -110,8 +111,11 @@ class StateRoot:
 class Parts:
     """Everything a pod worker needs that does not depend on where pods come from."""
 
-    def __init__(self, config: Config, root: StateRoot) -> None:
-        """Raises InvalidInput or Unsupported when the driver cannot run on this host."""
+    def __init__(self, config: Config, root: StateRoot, *, evicts_images: bool = False) -> None:
+        """`evicts_images`: what no pod here uses may be removed when a pull needs room. Only for who knows all pods.
+
+        Raises InvalidInput or Unsupported when the driver cannot run on this host.
+        """
         self.root = root
         self.clock = SystemClock()
         self.driver = selection.select(
@@ -126,7 +130,16 @@ class Parts:
                 helper_environment(),
             ),
         )
-        self.images = Library(config.cache_dir / IMAGES, self.driver.platforms)
+        self.images_in_use: Callable[[], Collection[str]] = frozenset
+        """Whoever runs pods says what must not be removed."""
+        self.upkeep = Upkeep(
+            config.cache_dir / IMAGES,
+            in_use=lambda: self.images_in_use(),
+            evicts=evicts_images,
+            rules=image_keeper.rules(config.images),
+        )
+        rate = RateLimit(config.images.pull_rate_bytes_per_s)
+        self.images = self._library(config, rate, config.images.max_parallel_pulls + 1)  # and one ahead of pods
         self.directories = PodDirectories(root.pods)
         self.limit = MachineLimit()
         guests = _guests(config, self.driver)
@@ -142,11 +155,6 @@ class Parts:
             )
         )
         self.image_access = image_access(config)
-        self.images_in_use: Callable[[], Collection[str]] = frozenset
-        """Whoever runs pods says what must not be removed (`images.upkeep`)."""
-        self.upkeep = Upkeep(
-            config.cache_dir / IMAGES, in_use=lambda: self.images_in_use(), rules=image_keeper.rules(config.images)
-        )
         self.pull_slots = PullSlots(config.images.max_parallel_pulls)
         self._docker_host = config.sidecars.docker_host
         self._sidecars: Sidecars | None = None
@@ -162,7 +170,18 @@ class Parts:
         """For images that no pod waits for: one with a rate of its own where one is set."""
         if not config.images.prepull_rate_bytes_per_s:
             return self.images
-        return Library(config.cache_dir / IMAGES, self.driver.platforms)
+        return self._library(config, RateLimit(config.images.prepull_rate_bytes_per_s), 1)
+
+    def _library(self, config: Config, rate: RateLimit, streams: int) -> Library:
+        return Library(
+            config.cache_dir / IMAGES,
+            self.driver.platforms,
+            streams=streams,
+            concurrency=config.images.pull_concurrency,
+            rate=rate,
+            supports=self.driver.hardware_model_refusal if isinstance(self.driver, VzDriver) else None,
+            make_room=self.upkeep.make_room,
+        )
 
     async def open(self) -> None:
         """Adopt what an earlier process left."""

@@ -16,6 +16,7 @@ from vzkubelet.machines.process_driver import ProcessDriver, disk_bytes
 from vzkubelet.machines.vz import capabilities
 from vzkubelet.machines.vz.availability import MacOS
 from vzkubelet.machines.vz.capabilities import Capabilities
+from vzkubelet.machines.vz.hardware_model import refusal
 from vzkubelet.machines.vz.helped_machine import HelpedMachine, VzParts, VzState
 from vzkubelet.machines.vz.launch import Interpreter
 from vzkubelet.machines.vz.mac_pool import MacPool
@@ -92,6 +93,10 @@ class VzDriver(ProcessDriver[HelpedMachine]):
             memory_max_bytes=can.memory_max_bytes,
             slots=MACOS_SLOTS,
         )
+
+    def hardware_model_refusal(self, hardware_model: bytes) -> str | None:
+        """Why an image with this model will not start here, as far as that shows before its disk is moved."""
+        return refusal(hardware_model, MacOS(*self._capabilities().version))
 
     def network(self) -> HostNetwork | None:
         return None
