@@ -1,8 +1,11 @@
 """The image verbs as a user calls them: a round trip, mistakes, and what is looked at before anything is sent."""
 
 import asyncio
+import hashlib
 import json
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.registry import BasicAuth, Registry
+from tests.support import vm_bundles
 from tests.support.cluster_fixtures import StartRegistry
-from tests.support.vm_images import MIB, make_files
+from tests.support.vm_images import MIB, make_files, push
 from vzkubelet.images import Library
 from vzkubelet.images.formats import agoda
 from vzkubelet.model.oci import Platform
@@ -221,3 +225,112 @@ async def test_bundle_that_makes_no_sense_is_refused(tmp_path: Path, changes: di
     code, output = await run(tmp_path, "push", "--bundle", str(bundle), NOWHERE)
     assert (code, output.count("\n")) == (2, 1), output
     assert "config.json" in output
+
+
+# --- Pulls that take a while
+
+
+@pytest.fixture
+async def large(tmp_path: Path, registry: Registry, path: str) -> str:
+    """24 MiB of noise in the registry."""
+    files = make_files(tmp_path / "large", size_bytes=24 * MIB, data_bytes=24 * MIB)
+    reference = f"{registry.host}/{path}:large"
+    await push(files, reference)
+    return reference
+
+
+def slow_pull(tmp_path: Path, reference: str, rate: str) -> list[str]:
+    words = ["pull", reference, "--platform", "linux/amd64", "--rate", rate, "--cache-dir", str(tmp_path / "daemon")]
+    return [sys.executable, "-m", "vzkubelet", "image", *words]
+
+
+@pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_pull_that_is_ended_goes_on_where_it_was(
+    tmp_path: Path, large: str, signal_: signal.Signals, code: int
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *slow_pull(tmp_path, large, "4Mi"), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    staging = tmp_path / "daemon" / "images" / "staging"
+
+    def staged_bytes() -> int:
+        return max((path.stat().st_blocks * 512 for path in staging.glob("*/data")), default=0)
+
+    while staged_bytes() < 4 * MIB:
+        assert process.returncode is None
+        await asyncio.sleep(0.05)
+    process.send_signal(signal_)
+    out, err = await asyncio.wait_for(process.communicate(), WAIT_S)
+    assert (process.returncode, out) == (code, b"")
+    assert b"Traceback" not in err, err.decode()
+    assert json.loads((await run(tmp_path, "ls", "--json"))[1]) == []
+    assert staged_bytes() >= 4 * MIB, "what had come was thrown away"
+    returned, output = await run(tmp_path, "pull", large, "--platform", "linux/amd64", "--json")
+    assert returned == 0, output
+    told = json.loads(output)
+    assert (told["reference"], told["os"]) == (large, "linux")
+    assert Path(told["disk"]).read_bytes() == (tmp_path / "large" / "disk-1").read_bytes()
+
+
+async def test_without_a_terminal_progress_is_lines_and_quiet_is_silent(tmp_path: Path, large: str) -> None:
+    """Hazard: nothing in the log of a build for half an hour, or a line for each block."""
+    process = await asyncio.create_subprocess_exec(
+        *slow_pull(tmp_path, large, "3Mi"), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(), WAIT_S)
+    assert process.returncode == 0, err
+    assert out.startswith(f"Pulled {large}\nDigest: sha256:".encode())
+    lines = err.decode().splitlines()
+    assert 1 <= len(lines) <= 4
+    assert re.fullmatch(r"pull: \d+\.\d of 24\.\d MiB, \d(\.\d)? MiB/s, \d+s left", lines[0])
+    process = await asyncio.create_subprocess_exec(
+        *slow_pull(tmp_path, large, "0"), "-q", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(), WAIT_S)
+    assert err == b""
+    assert re.fullmatch(rb"sha256:[0-9a-f]{64}\n", out)
+
+
+async def test_inspect_asks_the_registry_for_what_is_not_here(tmp_path: Path, large: str) -> None:
+    returned, output = await run(tmp_path, "inspect", large, "--json")
+    assert returned == 0, output
+    there = json.loads(output)
+    assert "local" not in there
+    assert (there["format"], there["disk"]["sizeBytes"], there["disk"]["blobs"]["layout"]) == (
+        "agoda",
+        24 * MIB,
+        "gzip",
+    )
+    assert not (tmp_path / "daemon" / "images").exists(), "to look is not to keep"
+    manifest = (await run(tmp_path, "inspect", large, "--manifest"))[1]
+    assert f"sha256:{hashlib.sha256(manifest.encode()).hexdigest()}" == there["digest"]
+    assert (await run(tmp_path, "pull", large, "--platform", "linux/amd64"))[0] == 0
+    here = json.loads((await run(tmp_path, "inspect", large, "--json"))[1])
+    assert here["local"]["complete"]
+    assert {name: here[name] for name in ("digest", "format", "machine")} == {
+        name: there[name] for name in ("digest", "format", "machine")
+    }
+    assert here["disk"]["digest"] == there["disk"]["rawDigest"]
+    shown = (await run(tmp_path, "inspect", large))[1]
+    assert "Platform:   linux/amd64" in shown
+    assert "Path:       " in shown
+    asked = (await run(tmp_path, "inspect", "--remote", large))[1]
+    assert "Host:       nothing of it" in asked
+
+
+async def test_an_image_of_this_host_is_pushed_under_its_name_or_another(
+    tmp_path: Path, registry: Registry, path: str
+) -> None:
+    reference = f"{registry.host}/{path}:1"
+    vm_bundles.tart(tmp_path / "vm")
+    assert (await run(tmp_path, "import", str(tmp_path / "vm"), reference))[0] == 0
+    returned, output = await run(tmp_path, "push", reference, "--json")
+    assert returned == 0, output
+    first = json.loads(output)
+    assert (first["references"], first["uploadedBytes"] > MIB) == ([reference], True)
+    returned, output = await run(tmp_path, "push", f"{registry.host}/{path}:2", "--from", reference, "--format", "tart")
+    assert returned == 0, output
+    there = json.loads((await run(tmp_path, "inspect", f"{registry.host}/{path}:2", "--json"))[1])
+    assert there["format"] == "tart"
+    assert there["machine"]["cpuCount"] == 6
+    assert there["machine"]["display"] == "1920x1200px"

@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
@@ -70,7 +70,8 @@ class Blobs:
             begin = await self._begin(response, descriptor, start)
             is_whole = response.status == 200
             self.is_rangeless |= ranged and is_whole
-            yield BlobRange(begin, is_whole, body_chunks(response, self._requests.name))
+            async with aclosing(body_chunks(response, self._requests.name)) as chunks:
+                yield BlobRange(begin, is_whole, chunks)
         except Unavailable:
             self._locations.pop(descriptor.digest, None)
             raise
@@ -126,8 +127,8 @@ class Blobs:
         return response
 
 
-async def body_chunks(response: aiohttp.ClientResponse, name: str) -> AsyncIterator[bytes]:
-    """The body as the transport reads it: joining it would be one more copy of the whole image."""
+async def body_chunks(response: aiohttp.ClientResponse, name: str) -> AsyncGenerator[bytes, None]:
+    """The body as the transport reads it: joining it would be one more copy of the whole image. To be closed."""
     async with translated(name, response.url):
         async for chunk, _ in response.content.iter_chunks():
             if chunk:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -112,7 +112,8 @@ class Repository:
         url = self._requests.url("blobs", descriptor.digest)
         response = await self._requests.get(url, {})
         try:
-            yield body_chunks(response, self.name)
+            async with aclosing(body_chunks(response, self.name)) as chunks:
+                yield chunks
         finally:
             response.close()  # not release: the rest of a blob that nobody wants is not to be read
 
