@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _OTHER_PROCESS_POLL_S = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOM_ATTEMPTS = 3
+_LEAST_ROOM_BYTES = 4 * 1024 * 1024
+"""Less of it is not worth another attempt."""
 MakeRoom = Callable[[int, str], Awaitable[int]]
 """Has that many bytes free on the volume, or raises Exhausted in the name that is given (`Upkeep.make_room`)."""
 Advanced = Callable[[int, str], None]
@@ -205,7 +207,9 @@ class Fetches:
                 return same
         base = await self._base(target, family, staging, fetch)
         for attempt in range(_ROOM_ATTEMPTS):
-            if base is None or attempt:
+            if attempt:
+                await self._make_more_room(content, source.name, staging)
+            elif base is None:
                 await self._make_room(await run_blocking(_wanted_bytes, content, index, staging), source.name)
             try:
                 if index is not None:
@@ -216,6 +220,15 @@ class Fetches:
                     raise
                 _log.warning("%s: the volume of the cache is full: looking for what may go", source.name)
         raise AssertionError("unreachable")
+
+    async def _make_more_room(self, content: Content, name: str, staging: Staging) -> None:
+        """After the volume was full. What is missing is only a guess then: while something is freed, it is tried."""
+        before = await run_blocking(self._free_bytes)
+        try:
+            await self._make_room(await run_blocking(_missing_bytes, content, staging), name)
+        except Exhausted:
+            if await run_blocking(self._free_bytes) < before + _LEAST_ROOM_BYTES:
+                raise
 
     # --- What is here already
 
@@ -249,9 +262,12 @@ class Fetches:
         fetch.say("taking over what has not changed" if found is not None else "")
         return found
 
-    async def _only_look(self, wanted_bytes: int, name: str) -> int:
+    def _free_bytes(self) -> int:
         status = os.statvfs(self._store.staging_root)
-        free_bytes = status.f_bavail * status.f_frsize
+        return status.f_bavail * status.f_frsize
+
+    async def _only_look(self, wanted_bytes: int, name: str) -> int:
+        free_bytes = await run_blocking(self._free_bytes)
         if free_bytes < wanted_bytes:
             raise Exhausted(
                 f"{name}: no space: {wanted_bytes} bytes are needed, {free_bytes} bytes are free on the volume of the "
@@ -272,6 +288,15 @@ def _wanted_bytes(content: Content, index: ChunkIndex | None, staging: Staging) 
         case Chunked() | Streams():
             wanted = content.blob_bytes * 9 // 10
     return max(0, wanted - allocated_below(staging.directory))
+
+
+def _missing_bytes(content: Content, staging: Staging) -> int:
+    """What the rest of a content will take if it is like what came already."""
+    taken, done = allocated_below(staging.directory), ledger.done_bytes(staging.ledger)
+    expected = taken * content.blob_bytes // done if done else content.blob_bytes
+    if content.raw_size_bytes is not None:
+        expected = min(expected, content.raw_size_bytes)
+    return max(expected - taken, _LEAST_ROOM_BYTES)
 
 
 def _is_begun(staging: Staging) -> bool:
