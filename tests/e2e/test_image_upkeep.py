@@ -113,6 +113,41 @@ def test_an_image_pulled_ahead_starts_pods_without_its_registry_and_is_in_the_no
     pods.kubectl("delete", "pod", "offline", "--wait", timeout_s=60)
 
 
+@pytest.mark.timeout(240)
+def test_a_slow_pull_tells_how_far_it_is_and_writes_the_status_rarely(
+    cluster: ControlPlane, start_node: StartNode, own_registry: Registry, guest_directory: Path, namespace: str
+) -> None:
+    image = f"{own_registry.host}/slow:1"
+    agents.push_guest(guest_directory, image)
+    size_bytes = sum(path.stat().st_size for path in own_registry.directory.rglob("data") if path.is_file())
+    node = start_node("--image-pull-rate", str(size_bytes // 20))  # about twenty seconds
+    pods = Pods(cluster, namespace, node.name, image)
+    began = time.monotonic()
+    pods.apply(pods.pod("slow", "sleep", "600"))
+
+    def message(pod: dict[str, Any]) -> str:
+        statuses = pod["status"].get("containerStatuses")
+        return str(container_status(pod)["state"].get("waiting", {}).get("message", "")) if statuses else ""
+
+    pulling = pods.wait("slow", lambda pod: message(pod).startswith("Pulling "), "telling its progress")
+    assert " MiB" in message(pulling)
+    assert message(pulling).endswith(" left")
+    assert pulling["status"]["phase"] == "Pending"
+    later = pods.wait("slow", lambda pod: message(pod) not in ("", message(pulling)), "telling more")
+    assert message(later).startswith("Pulling ")
+    ready = pods.wait_ready("slow")
+    took_s = time.monotonic() - began
+    name = f"system:node:{node.name}"
+    writes = [
+        event
+        for event in cluster.audit_events
+        if event.user.username == name and event.verb == "patch" and event.object.name == "slow"
+    ]
+    assert 3 <= len(writes) <= 6 + took_s / 5
+    assert message(ready) == ""
+    pods.kubectl("delete", "pod", "slow", "--wait", timeout_s=60)
+
+
 @pytest.mark.timeout(300)
 def test_collection_removes_what_nobody_uses_and_nothing_that_runs_is_pulled_ahead_or_pinned(
     cluster: ControlPlane,
