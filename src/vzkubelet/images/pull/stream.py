@@ -25,9 +25,10 @@ from vzkubelet.wire import apple_lz4
 from vzkubelet.wire.apple_lz4 import DamagedFrame
 
 PIECE_BYTES = 1024 * 1024
-BATCH_BYTES = 256 * 1024
+_GATHERED_BYTES = 512 * 1024
+BATCH_BYTES = 512 * 1024
 """Compressed bytes decoded at once: the codec copies what it has not taken yet for each piece."""
-_BATCHES = 6
+_BATCHES = 3
 _PIECES = 4
 """Lengths of the queues, measured: more does not help, less lets one stage wait for another. A kill loses them."""
 _ZEROS = bytes(PIECE_BYTES)
@@ -106,17 +107,20 @@ class StreamMove:
             Whatever `pieces` raises.
         """
         async with self._pipeline:
-            batch = bytearray()
+            batch: list[bytes] = []
+            size = 0
             async for piece in pieces:
                 if self._pipeline.has_failed():
                     break
-                batch += piece
-                while len(batch) >= BATCH_BYTES:
-                    await self._batches.send(bytes(memoryview(batch)[:BATCH_BYTES]))
-                    del batch[:BATCH_BYTES]
-                advance(len(piece))
+                batch.append(piece)
+                size += len(piece)
+                if size >= BATCH_BYTES:
+                    await self._batches.send(b"".join(batch))
+                    advance(size)
+                    batch, size = [], 0
             if batch and not self._pipeline.has_failed():
-                await self._batches.send(bytes(batch))
+                await self._batches.send(b"".join(batch))
+                advance(size)
         actual = f"sha256:{self._hasher.hexdigest()}"
         expected = self._stream.raw_digest
         if expected is not None and actual != expected:
@@ -139,11 +143,9 @@ class StreamMove:
         if self._begin.pending:
             self._emit(self._begin.pending)
         for batch in batches:
-            if self._pipeline.has_failed():
-                return
             blobs.update(batch)
             fed += len(batch)
-            for piece in decoder.feed(batch):
+            for piece in _gathered(decoder.feed(batch)):
                 if self._pipeline.has_failed():
                     return
                 self._emit(piece)
@@ -219,6 +221,20 @@ class StreamMove:
             actual=actual,
             reason=PULL_REASON,
         )
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Small pieces joined: what is handed from thread to thread has its price, whatever its size."""
+    parts: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        parts.append(piece)
+        size += len(piece)
+        if size >= _GATHERED_BYTES:
+            yield b"".join(parts) if len(parts) > 1 else piece
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
 
 
 class _Marks:

@@ -24,7 +24,7 @@ from vzkubelet.images.sparse import data_runs
 
 _ALIGNMENT_BYTES = 4096
 """Of memory, offset and length: what every disk and file system takes."""
-BUFFER_BYTES = 2 * 1024 * 1024
+BUFFER_BYTES = 1024 * 1024
 """One write. More is not faster, and what waits here is lost by a kill."""
 _NOT_DIRECT = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
