@@ -30,6 +30,14 @@ async def ensure(
     return await _Request(world, pod, ref, container, progress).ensure()
 
 
+async def is_usable(world: World, pod: api.Pod, ref: PodRef, container: api.Container) -> bool:
+    """Whether the image is here and the pod may use it as it is. Pulls nothing and never fails."""
+    try:
+        return await _Request(world, pod, ref, container, None).is_usable()
+    except errors.Error:
+        return False
+
+
 def default_policy(image: Reference) -> str:
     """What the API server sets where a pod says nothing."""
     return "Always" if image.tag == reference.DEFAULT_TAG else "IfNotPresent"
@@ -67,6 +75,13 @@ class _Request:
         except errors.Error as exc:
             raise self._pull_failure(exc) from exc
 
+    async def is_usable(self) -> bool:
+        image = reference.parse(self._name)
+        if (self._container.image_pull_policy or default_policy(image)) == "Always":
+            return False
+        present = await self._runtime.find_image(self._name)
+        return present is not None and await self._is_open(image, present)
+
     def _parsed(self) -> Reference:
         try:
             return reference.parse(self._name)
@@ -83,11 +98,14 @@ class _Request:
 
     async def _may_use(self, image: Reference, present: ports.Image) -> bool:
         try:
-            return await self._world.image_access.may_use(
-                self._wanted(image), present.image_id, lambda: self._own_candidates(image)
-            )
+            return await self._is_open(image, present)
         except errors.Error as exc:
             raise self._pull_failure(exc) from exc
+
+    async def _is_open(self, image: Reference, present: ports.Image) -> bool:
+        return await self._world.image_access.may_use(
+            self._wanted(image), present.image_id, lambda: self._own_candidates(image)
+        )
 
     def _wanted(self, image: Reference) -> ports.WantedImage:
         is_machine = self._runtime is self._world.machines

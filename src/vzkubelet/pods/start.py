@@ -38,6 +38,11 @@ class ContainerStart:
 
     async def run(self, name: str, attempt: int) -> None:
         container = next(c for c in self._pod.spec.containers if c.name == name)
+        if self._backs_off(name) and not await image_policy.is_usable(
+            self._world, self._pod, self._known.ref, container
+        ):
+            self._post(events.ImageStillAbsent(name))
+            return
         try:
             state = await self._start(container, attempt)
         except errors.Error as exc:
@@ -45,6 +50,11 @@ class ContainerStart:
             return
         self._event(container, "Started", "Container started")
         self._post(events.ContainerStarted(name, attempt, state.id, state.image_id, state.started_at))
+
+    def _backs_off(self, name: str) -> bool:
+        entry = self._known.container(name)
+        waits = isinstance(entry.state, record.Waiting) and entry.state.reason == "ImagePullBackOff"
+        return waits and self._world.clock.time() < entry.retry_at
 
     async def _start(self, container: api.Container, attempt: int) -> ports.ContainerState:
         runtime = self._world.runtime_of(self._pod, container.name)

@@ -8,6 +8,8 @@ PULL_INITIAL_S = 10.0
 PULL_MAX_S = 300.0
 PULL_FAULT_SHOWN_S = 5.0
 """ErrImagePull is seen for so long before ImagePullBackOff; in the kubelet, until its next sync of the pod."""
+PULL_LOOK_S = 10.0
+"""So often is looked whether somebody has brought the image meanwhile; the kubelet does at each sync of the pod."""
 MACHINE_LIMIT_INITIAL_S = 10.0
 MACHINE_LIMIT_MAX_S = 60.0
 """A refused start costs a clone, which is made in an instant; a slot that came free should not lie idle for long."""

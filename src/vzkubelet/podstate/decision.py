@@ -27,7 +27,8 @@ class PrepareVolumes:
 
 @dataclass(frozen=True, slots=True)
 class StartContainer:
-    """Make the image present, resolve the environment and start this attempt; earlier attempts are replaced."""
+    """Make the image present, resolve the environment and start this attempt; earlier attempts are replaced. While
+    its pull backs off, only if the image has come by itself."""
 
     container: str
     attempt: int
@@ -129,12 +130,13 @@ def _container_step(pod: api.Pod, container: api.Container, known: record.Pod, n
             assert ended is not None
             return _restart_step(known, entry, ended, now)
         case record.Waiting():
-            return _first_start_step(entry, now)
+            return _first_start_step(container, entry, now)
 
 
-def _first_start_step(entry: record.Container, now: float) -> Decision:
+def _first_start_step(container: api.Container, entry: record.Container, now: float) -> Decision:
     waiting = entry.state
     assert isinstance(waiting, record.Waiting)
+    attempt = entry.restart_count if entry.last is None else entry.restart_count + 1
     if now < entry.retry_at:
         if waiting.reason == "ErrImagePull":
             shown_until = entry.pull_back_off.updated_at + back_off.PULL_FAULT_SHOWN_S
@@ -142,8 +144,10 @@ def _first_start_step(entry: record.Container, now: float) -> Decision:
                 return Decision(wake_at=shown_until)
             message = f'Back-off pulling image "{entry.image}": ErrImagePull: {waiting.message}'
             return Decision((ReportBackOff(entry.name, "ImagePullBackOff", message),), entry.retry_at)
-        return Decision(wake_at=entry.retry_at)
-    attempt = entry.restart_count if entry.last is None else entry.restart_count + 1
+        if waiting.reason != "ImagePullBackOff" or container.image_pull_policy == "Always":
+            return Decision(wake_at=entry.retry_at)
+        if now < entry.look_at:
+            return Decision(wake_at=min(entry.look_at, entry.retry_at))
     return Decision((StartContainer(entry.name, attempt),))
 
 

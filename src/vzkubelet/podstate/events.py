@@ -47,6 +47,13 @@ class ImageReady:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageStillAbsent:
+    """Nobody has brought the image of a container that waits for its next pull."""
+
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartFailed:
     """A container could not be started; `reason` is a waiting reason of the kubelet."""
 
@@ -114,6 +121,7 @@ Event = (
     | AddressLearned
     | PullProgressed
     | ImageReady
+    | ImageStillAbsent
     | StartFailed
     | BackedOff
     | RestartBegan
@@ -142,6 +150,9 @@ def apply(pod: record.Pod, event: Event, now: float) -> record.Pod:
             return pod.with_container(
                 msgspec.structs.replace(container, image_id=image_id, pull_back_off=record.BackOff())
             )
+        case ImageStillAbsent(name):
+            container = pod.container(name)
+            return pod.with_container(msgspec.structs.replace(container, look_at=now + back_off.PULL_LOOK_S))
         case StartFailed(name, reason, message):
             return pod.with_container(_start_failed(pod.container(name), reason, message, now))
         case BackedOff(name, reason, message):
@@ -178,7 +189,9 @@ def _pulling(container: record.Container, message: str) -> record.Container:
 def _start_failed(container: record.Container, reason: str, message: str, now: float) -> record.Container:
     if reason == "ErrImagePull":
         entry = back_off.next_entry(container.pull_back_off, now, back_off.PULL_INITIAL_S, back_off.PULL_MAX_S)
-        container = msgspec.structs.replace(container, pull_back_off=entry, retry_at=now + entry.delay_s)
+        container = msgspec.structs.replace(
+            container, pull_back_off=entry, retry_at=now + entry.delay_s, look_at=now + back_off.PULL_LOOK_S
+        )
     elif reason == MACHINE_LIMIT_REASON:
         entry = back_off.next_entry(
             container.limit_back_off, now, back_off.MACHINE_LIMIT_INITIAL_S, back_off.MACHINE_LIMIT_MAX_S

@@ -53,6 +53,8 @@ class Container(msgspec.Struct, frozen=True):
     """Why the running container cannot be reached at present, as far as the host knows."""
     retry_at: float = 0.0
     """Not before this moment is a start tried again (pull back-off, configuration errors)."""
+    look_at: float = 0.0
+    """From this moment on it is worth a look whether the image has come meanwhile."""
 
 
 class Rejection(msgspec.Struct, frozen=True):

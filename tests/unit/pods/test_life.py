@@ -127,6 +127,24 @@ async def test_failed_pull_backs_off_with_the_kubelets_events_and_recovers(node:
     assert node.statuses()[0].restart_count == 0
 
 
+async def test_image_that_is_brought_by_hand_ends_the_back_off(node: Node) -> None:
+    """Hazard: the pod waits for up to five minutes while its image lies on the node."""
+    image = node.machines.registry.pop("image-of-vm")
+    node.bind(pod())
+    await node.until(lambda: len(node.machines.logins) == 4)
+    await node.until(lambda: "BackOff" in node.recorder.reasons()[-3:])
+    told = len(node.recorder.events)
+    await asyncio.sleep(30)
+    assert len(node.recorder.events) == told, "looking is told to nobody"
+    assert len(node.machines.logins) == 4
+    node.machines.images["image-of-vm"] = image
+    began = node.clock.time()
+    await node.running()
+    assert node.clock.time() - began < 11
+    assert len(node.machines.logins) == 4
+    assert node.statuses()[0].restart_count == 0
+
+
 async def test_missing_secret_is_told_before_a_machine_is_made(node: Node) -> None:
     source = api.EnvVarSource(secret_key_ref=api.KeySelector(name="s", key="k"))
     container = api.Container(name="vm", image="image-of-vm", env=[api.EnvVar(name="A", value_from=source)])

@@ -98,6 +98,24 @@ def test_image_pull_backs_off_and_says_so_once() -> None:
     assert commands(of, state, now=NOW + 10) == [decision.StartContainer("vm", 0)]
 
 
+def test_an_image_that_others_bring_is_looked_for_while_its_pull_backs_off() -> None:
+    """Hazard: a pod waits five minutes for an image that `image pull` has brought meanwhile."""
+    of, state = pod(), known(pod())
+    for _ in range(4):
+        state = events.apply(state, events.StartFailed("vm", "ErrImagePull", "no such tag"), NOW)
+    state = events.apply(state, events.BackedOff("vm", "ImagePullBackOff", "text"), NOW + 5)
+    assert decision.decide(of, state, IDLE, NOW + 5) == decision.Decision((), NOW + 10)
+    assert commands(of, state, now=NOW + 10) == [decision.StartContainer("vm", 0)]
+    state = events.apply(state, events.ImageStillAbsent("vm"), NOW + 11)
+    assert decision.decide(of, state, IDLE, NOW + 11) == decision.Decision((), NOW + 21)
+    assert state.container("vm").retry_at == NOW + 80, "looking puts nothing off"
+    state = events.apply(state, events.ImageStillAbsent("vm"), NOW + 75)
+    assert decision.decide(of, state, IDLE, NOW + 75) == decision.Decision((), NOW + 80)
+    always = [msgspec.structs.replace(container, image_pull_policy="Always") for container in of.spec.containers]
+    of = msgspec.structs.replace(of, spec=msgspec.structs.replace(of.spec, containers=always))
+    assert decision.decide(of, state, IDLE, NOW + 30) == decision.Decision((), NOW + 80)
+
+
 def test_back_off_of_image_pulls_doubles_from_10_s_to_300_s() -> None:
     of, now, gaps = pod(), NOW, []
     state = known(of)
