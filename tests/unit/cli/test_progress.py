@@ -87,3 +87,12 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 )
 def test_sizes(size_bytes: int, text: str) -> None:
     assert sizes.size(size_bytes) == text
+
+
+def test_what_is_being_done_is_said_behind_the_figures(clock: Clock) -> None:
+    told: list[str] = []
+    lines = Lines(told.append, clock)
+    lines.report("pull", 0, GIB)
+    clock.now += 6
+    lines.report("pull", 0, GIB, "waiting for another process")
+    assert told == ["pull: 0.0 of 1.0 GiB, waiting for another process"]

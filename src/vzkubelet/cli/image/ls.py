@@ -59,7 +59,8 @@ def ls(ctx: click.Context, /, quiet: bool, as_json: bool, **_: Any) -> None:
         click.echo(msgspec.json.encode(rows))
     elif quiet:
         for row in rows:
-            click.echo(row.reference)
+            if row.reference != _NO_NAME:
+                click.echo(row.reference)
     else:
         now = time.time()
         ages = {image.record.manifest_digest: _age(now - image.last_used_at) for image in state.images}

@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -15,6 +15,8 @@ from vzkubelet.errors import InvalidInput
 from vzkubelet.images import Library, host_platforms
 from vzkubelet.images.rate import RateLimit
 from vzkubelet.images.upkeep import Upkeep
+from vzkubelet.machines.vz import hardware_model
+from vzkubelet.machines.vz.availability import MacOS
 from vzkubelet.model import quantity
 from vzkubelet.model.docker_config import RegistryCredential
 from vzkubelet.model.reference import parse
@@ -55,6 +57,7 @@ def pull(
         (options.parse_platform(wanted),) if wanted else host_platforms(sys.platform, platform.machine()),
         concurrency=concurrency or settings.images.pull_concurrency,
         rate=RateLimit(settings.images.pull_rate_bytes_per_s if rate is None else _bytes_per_s(rate)),
+        supports=None if wanted else _hardware_model_refusal(sys.platform),
         make_room=Upkeep(options.root(settings)).make_room,
         **options.connection(given),
     )
@@ -66,6 +69,14 @@ def pull(
         click.echo(msgspec.json.encode(told | {"os": pulled.os, "architecture": pulled.architecture}))
     else:
         click.echo(digest if quiet else f"Pulled {target}\nDigest: {digest}")
+
+
+def _hardware_model_refusal(system: str) -> Callable[[bytes], str | None] | None:
+    """Why this Mac does not run guests of a hardware model; None on other hosts, which run no macOS at all."""
+    if system != "darwin":
+        return None
+    major, minor = (int(number) for number in (*platform.mac_ver()[0].split("."), "0")[:2])
+    return lambda model: hardware_model.refusal(model, MacOS.told(major, minor, platform.machine()))
 
 
 async def _pull(
