@@ -20,7 +20,7 @@ AGODA, TART, OURS = (
 )
 
 
-def make_disk(path: Path, seed: int = 1, *, size_bytes: int = 48 * MIB) -> bytes:
+def make_disk(path: Path, seed: int = 1, *, size_bytes: int = 48 * MIB) -> None:
     """Noise, text, holes and zeros that are written, in runs of odd sizes; equal seeds give equal disks."""
     noise = random.Random(seed)
     words = [noise.randbytes(8) for _ in range(500)]
@@ -42,7 +42,6 @@ def make_disk(path: Path, seed: int = 1, *, size_bytes: int = 48 * MIB) -> bytes
             disk.seek(position)
             disk.write(data)
             position += run
-    return path.read_bytes()
 
 
 def make_vm(directory: Path, seed: int = 1, *, size_bytes: int = 48 * MIB) -> VmFiles:

@@ -83,6 +83,11 @@ class RawRepository:
             document: dict[str, Any] = json.load(answer)
         return document
 
+    def digest(self, tag: str) -> str:
+        """Of the manifest."""
+        with self._request("GET", f"manifests/{tag}", None, MANIFEST_TYPE) as answer:
+            return f"sha256:{hashlib.sha256(answer.read()).hexdigest()}"
+
     def layer_digest(self, tag: str, kind: str) -> str:
         """Blob digest of the layer whose media type contains `kind`."""
         layers: Sequence[dict[str, Any]] = self.manifest(tag)["layers"]

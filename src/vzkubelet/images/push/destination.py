@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from vzkubelet.aio import run_blocking
 from vzkubelet.errors import Integrity, InvalidInput, NotFound, Unavailable
-from vzkubelet.images.patience import Patience
 from vzkubelet.images.push.conveyor import stepped
+from vzkubelet.images.push.courier import CarriedUpload, Courier
 from vzkubelet.images.push.ledger import Ledger, UploadRecord
 from vzkubelet.images.push.streams import Compressed, Compression, Part
 from vzkubelet.images.registry import Repository
@@ -23,6 +23,7 @@ from vzkubelet.model.reference import Reference
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+AnyUpload = Upload | CarriedUpload
 _BODY_BYTES = 1024 * 1024
 
 
@@ -41,13 +42,15 @@ class Figures:
 class Destination:
     """Belongs to one event loop; several blobs may be on their way at once."""
 
-    def __init__(self, repository: Repository, target: Reference, patience: Patience | None = None) -> None:
+    def __init__(self, repository: Repository, target: Reference, courier: Courier | None = None) -> None:
+        """`courier` carries streams; without one a killed push may have to send them again."""
         self.repository = repository
+        self._carrier = courier or repository
         self.name = target.repository
         """``domain/path``."""
         self.figures = Figures()
         self._spare: Upload | None = None
-        self._patience = patience or Patience()
+        self._patience = repository.patience
 
     async def check(self) -> None:
         """Find out whether the login may push.
@@ -133,7 +136,7 @@ class Destination:
             part = await anext(parts)
             while (following := await anext(parts, None)) is not None:
                 if session.upload is None:
-                    session.upload = await self._patiently(self._begin)
+                    session.upload = await self._patiently(self._carrier.begin_upload)
                 if len(part.data) < session.begun.chunk_min_bytes:
                     part = Part(part.data + following.data, following.end, following.digest)
                     continue
@@ -160,7 +163,10 @@ class Destination:
                 raise _SessionLost(f"it has {upload.offset} bytes, not the {start} that it had confirmed")
             rest = memoryview(part.data)[upload.offset - start :]
             try:
-                await upload.send(rest)
+                if isinstance(upload, CarriedUpload):
+                    await upload.send(rest, None if ledger is None else (ledger, digest))
+                else:
+                    await upload.send(rest)
                 self.figures.uploaded_bytes += len(rest)
             except NotFound as exc:
                 raise _SessionLost(str(exc)) from exc
@@ -171,13 +177,13 @@ class Destination:
                 _log.warning("%s; goes on where the registry has got to", exc)
                 await asyncio.sleep(self._delay_s(failures - 1))
                 await self._go_on(session, exc)
-        if ledger is not None and session.begun.offset == part.end:
+        if ledger is not None and not isinstance(session.begun, CarriedUpload):
             record = UploadRecord(location=session.begun.location, offset=part.end, digest=digest)
             await run_blocking(ledger.set_upload, record)
 
     async def _go_on(self, session: "_Session", cause: Exception) -> None:
         location = session.begun.location
-        session.upload = await self._patiently(lambda: self.repository.resume_upload(location))
+        session.upload = await self._patiently(lambda: self._carrier.resume_upload(location))
         if session.upload is None:
             raise _SessionLost(str(cause)) from cause
 
@@ -204,14 +210,14 @@ class Destination:
         spare, self._spare = self._spare, None
         return spare or await self.repository.begin_upload()
 
-    async def _left_over(self, ledger: Ledger | None) -> tuple[Upload | None, UploadRecord | None]:
+    async def _left_over(self, ledger: Ledger | None) -> tuple[AnyUpload | None, UploadRecord | None]:
         """The upload that a process which died had begun, if the registry still knows it."""
         record = await run_blocking(ledger.upload) if ledger is not None else None
         if record is None:
             return None, None
         location = record.location
         try:
-            upload = await self._patiently(lambda: self.repository.resume_upload(location))
+            upload = await self._patiently(lambda: self._carrier.resume_upload(location))
         except InvalidInput:  # a place that nothing is sent to any more
             upload = None
         if upload is None or upload.offset < record.offset:
@@ -242,12 +248,12 @@ class Destination:
 class _Session:
     """An upload that one stream goes to, and what an earlier process knew of it."""
 
-    def __init__(self, upload: Upload | None, record: UploadRecord | None) -> None:
+    def __init__(self, upload: AnyUpload | None, record: UploadRecord | None) -> None:
         self.upload = upload
         self._record = record
 
     @property
-    def begun(self) -> Upload:
+    def begun(self) -> AnyUpload:
         assert self.upload is not None
         return self.upload
 

@@ -21,6 +21,8 @@ from vzkubelet.images.formats.tree import DIGEST_BYTES
 
 _KEPT_S = 7 * 24 * 3600.0
 """Registries forget unfinished uploads after a day to a week."""
+_COURIER_WAIT_S = 60.0
+_COURIER_POLL_S = 0.05
 
 
 class UploadRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -57,8 +59,18 @@ class Ledger:
     """One file, locked while open. Not for several threads at once."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
+        self.path = path
         self._descriptor = descriptor
+
+    @classmethod
+    @contextlib.contextmanager
+    def beside(cls, path: Path) -> Iterator["Ledger"]:
+        """The ledger of whoever has it locked, or had when it died: for its courier."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            yield cls(path, descriptor)
+        finally:
+            os.close(descriptor)
 
     def upload(self) -> UploadRecord | None:
         """What the last `set_upload` wrote."""
@@ -98,8 +110,35 @@ class Ledger:
     def close(self, *, done: bool) -> None:
         """Unlock; `done` removes the file."""
         if done:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+            _courier_path(self.path).unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def courier_lock(path: Path) -> int:
+    """A descriptor that says, until it is closed, that somebody carries chunks for the ledger at `path`. Blocks."""
+    descriptor = os.open(_courier_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _courier_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.courier")
+
+
+def _wait_for_courier(path: Path) -> None:
+    """Until the chunk that a push left its courier with has been sent, but not for ever."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(_courier_path(path), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            limit = time.monotonic() + _COURIER_WAIT_S
+            while time.monotonic() < limit:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                time.sleep(_COURIER_POLL_S)
+        finally:
+            os.close(descriptor)
 
 
 class Ledgers:
@@ -116,6 +155,7 @@ class Ledgers:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:  # else its owner has just removed it
+                _wait_for_courier(path)
                 return Ledger(path, descriptor)
         except BlockingIOError:
             pass

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vzkubelet.aio import run_blocking, traced
+from vzkubelet.aio import run_blocking, traced, uninterrupted
 from vzkubelet.errors import InvalidInput
 from vzkubelet.images import formats, gzip_encoder
 from vzkubelet.images.fetches import faults_named
@@ -17,6 +17,7 @@ from vzkubelet.images.formats import chunked as chunked_format
 from vzkubelet.images.formats import tart as tart_format
 from vzkubelet.images.formats.artifact import Chunked, Content, Encoding, Machine, Stream, Streams, single
 from vzkubelet.images.push import agoda, chunked, conversion, packs, tart, versions
+from vzkubelet.images.push.courier import Courier
 from vzkubelet.images.push.destination import Destination
 from vzkubelet.images.push.history import History
 from vzkubelet.images.push.job import Job
@@ -68,6 +69,8 @@ class Pusher:
         self._ledgers = Ledgers(self._uploads / "ledgers")
         self._credential = credential
         self._transport = Transport(plain_http=plain_http, tls=tls)
+        self._plain_http = plain_http
+        self._has_tls = tls is not None
         self._progress = progress
 
     async def push(self, request: PushRequest, targets: Sequence[Reference]) -> PushResult:
@@ -136,8 +139,21 @@ class Pusher:
     async def _push(self, image: _Image, targets: Sequence[Reference]) -> PushResult:
         _check(image)
         repository = Repository(self._transport, targets[0], self._credential, push=True)
-        destination = Destination(repository, targets[0])
+        # A courier would have to be told of the trust in certificates, which cannot be handed to another process.
+        courier = None
+        if not self._has_tls:
+            courier = Courier(str(targets[0]), self._credential, plain_http=self._plain_http)
+        destination = Destination(repository, targets[0], courier)
         job = Job(destination, self._history, self._ledgers, self._progress)
+        try:
+            return await self._push_to(destination, job, repository, image, targets)
+        finally:
+            if courier is not None:
+                await uninterrupted(courier.close(), name="end of courier")
+
+    async def _push_to(
+        self, destination: Destination, job: Job, repository: Repository, image: _Image, targets: Sequence[Reference]
+    ) -> PushResult:
         with faults_named(str(self._uploads)), traced(_log, "push", reference=str(targets[0])):
             await run_blocking(self._ledgers.sweep)
             # A missing permission shows before hours of compression.

@@ -272,7 +272,7 @@ async def _fetched(
     repository: Repository, packs: Sequence[Descriptor], spans: Iterator[_Span]
 ) -> AsyncGenerator[tuple[_Span, memoryview], None]:
     """Spans with their bytes, in order, some of them on their way ahead."""
-    ahead: deque[tuple[_Span, asyncio.Task[memoryview] | None]] = deque()
+    ahead: deque[tuple[_Span, asyncio.Task[bytes] | None]] = deque()
     try:
         for span in spans:
             task = None
@@ -288,9 +288,9 @@ async def _fetched(
         await cancel(*[task for _, task in ahead])
 
 
-async def _first(ahead: "deque[tuple[_Span, asyncio.Task[memoryview] | None]]") -> tuple[_Span, memoryview]:
+async def _first(ahead: "deque[tuple[_Span, asyncio.Task[bytes] | None]]") -> tuple[_Span, memoryview]:
     span, task = ahead[0]
-    data = memoryview(b"") if task is None else await task
+    data = memoryview(b"" if task is None else await task)
     ahead.popleft()
     return span, data
 
