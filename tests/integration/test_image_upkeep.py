@@ -1,6 +1,7 @@
 """The store kept sound and within bounds, on real file systems and with a real registry."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -456,6 +457,24 @@ async def test_a_pull_that_no_removal_helps_fails_with_figures_and_later_succeed
         assert new.same_as(second.disk, second.aux)
         collected = await upkeep.collect()
         assert collected.shortage == "" or collected.volume.used_percent >= 85
+    finally:
+        await library.close()
+
+
+async def test_a_pull_onto_the_last_byte_makes_room_first(
+    tmp_path: Path, registry: Registry, path: str, small: Path
+) -> None:
+    library, _ = await small_library(small, set())
+    try:
+        old = await pulled(library, registry, path, noise(tmp_path / "files", 1, 20 * MIB), "old")
+        with contextlib.suppress(OSError), (small / "log of somebody else").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        assert os.statvfs(small).f_bavail == 0
+        new = noise(tmp_path / "files", 2, 12 * MIB)
+        image = await pulled(library, registry, path, new, "new")
+        assert new.same_as(image.disk, image.aux)
+        assert await library.find(old.reference) is None
     finally:
         await library.close()
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _GATE = "lock"
+_RESERVED_BYTES = 16 * 1024
+"""Some two hundred names."""
 
 
 class Claims:
@@ -71,6 +73,16 @@ class Claims:
             self._path = self._directory / secrets.token_hex(8)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """Room for claims, so that a volume that is full later does not keep a pull from what frees it."""
+        try:
+            os.pwrite(self._descriptor, b"\n" * _RESERVED_BYTES, 0)
+        except OSError:
+            self._path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            raise
 
     def _files(self) -> list[Path]:
         return [path for path in sorted(self._directory.iterdir()) if path.name != _GATE]

@@ -26,6 +26,7 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class Contents:
         self.lists = ChunkLists(self.directory)
         self.quarantine_directory = root / "quarantine"
         self._keys = root / "keys"
+        self._stopping = threading.Event()
 
     def path(self, digest: str) -> Path:
         return self.directory / hex_of(digest)
@@ -80,21 +82,37 @@ class Contents:
 
     # --- Presence
 
-    def has(self, content: ContentRecord, *, verify: bool = True, pace: Pace = any_pace) -> bool:
+    def has(self, content: ContentRecord, *, verify: bool = True, pace: Pace | None = None) -> bool:
         """Whether a content is here and is what was verified: one lstat and one small file read.
 
         A file that differs from its record, or has none, is verified in full, unless `verify` is False: then it
-        counts. A damaged one goes to quarantine.
+        counts. A damaged one goes to quarantine. Raises: Unavailable: `stop` was called meanwhile; OSError.
         """
+        if not verify:
+            return self.size_bytes(content.digest) == content.size_bytes
+        match self.is_recorded(content):
+            case None:
+                return self._verify_unknown(content, pace or self._until_stopped)
+            case is_here:
+                return is_here
+
+    def is_recorded(self, content: ContentRecord) -> bool | None:
+        """As `has`, and None where only reading all of it can tell."""
         status = self._status(content.digest)
         if status is None:
             return False
-        if not verify:
-            return status.st_size == content.size_bytes
         record = self.record(content.digest)
         if record is not None and record.describes(status):
             return record.size_bytes == content.size_bytes
-        return self._verify_unknown(content, pace)
+        return None
+
+    def stop(self) -> None:
+        """End soon what is being verified now or later."""
+        self._stopping.set()
+
+    def _until_stopped(self, done_bytes: int, read_bytes: int) -> None:
+        if self._stopping.is_set():
+            raise Unavailable("an image was being verified when this process was to end")
 
     def record(self, digest: str) -> StoredContent | None:
         record = read_record(self.record_path(digest), StoredContent)
@@ -192,7 +210,7 @@ class Contents:
         self._write_record(digest, now, record.key if record is not None else "")
         return True
 
-    def chunk_list(self, content: ContentRecord, chunk_bytes: int, pace: Pace = any_pace) -> ChunkList | None:
+    def chunk_list(self, content: ContentRecord, chunk_bytes: int, pace: Pace | None = None) -> ChunkList | None:
         """The digests of a content's chunks of that size, computed once and kept; None when it is not here.
 
         Raises: OSError, what `pace` raises.
@@ -202,7 +220,9 @@ class Contents:
         chunks = self.lists.kept(content, chunk_bytes)
         if chunks is None:
             try:
-                chunks = list_chunks(self.path(content.digest), content.size_bytes, chunk_bytes, pace)
+                chunks = list_chunks(
+                    self.path(content.digest), content.size_bytes, chunk_bytes, pace or self._until_stopped
+                )
             except (FileNotFoundError, EOFError):  # removed meanwhile
                 return None
             self._keep(content, chunks)

@@ -25,9 +25,9 @@ from vzkubelet.images.store import Store, store_fault
 
 _log = logging.getLogger(__name__)
 _OTHER_PROCESS_POLL_S = 0.2
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _ROOM_ATTEMPTS = 3
-_LEAST_ROOM_BYTES = 4 * 1024 * 1024
+LEAST_ROOM_BYTES = 4 * 1024 * 1024
 """Less of it is not worth another attempt."""
 MakeRoom = Callable[[int, str], Awaitable[int]]
 """Has that many bytes free on the volume, or raises Exhausted in the name that is given (`Upkeep.make_room`)."""
@@ -216,7 +216,7 @@ class Fetches:
                     return await ChunkedMove(content, index, source, staging, fetch.advanced).run(base)
                 return await StreamedMove(content, source, staging, fetch.advanced).run(base)
             except OSError as exc:
-                if exc.errno not in _FULL or attempt + 1 == _ROOM_ATTEMPTS:
+                if exc.errno not in FULL or attempt + 1 == _ROOM_ATTEMPTS:
                     raise
                 _log.warning("%s: the volume of the cache is full: looking for what may go", source.name)
         raise AssertionError("unreachable")
@@ -227,7 +227,7 @@ class Fetches:
         try:
             await self._make_room(await run_blocking(_missing_bytes, content, staging), name)
         except Exhausted:
-            if await run_blocking(self._free_bytes) < before + _LEAST_ROOM_BYTES:
+            if await run_blocking(self._free_bytes) < before + LEAST_ROOM_BYTES:
                 raise
 
     # --- What is here already
@@ -296,7 +296,7 @@ def _missing_bytes(content: Content, staging: Staging) -> int:
     expected = taken * content.blob_bytes // done if done else content.blob_bytes
     if content.raw_size_bytes is not None:
         expected = min(expected, content.raw_size_bytes)
-    return max(expected - taken, _LEAST_ROOM_BYTES)
+    return max(expected - taken, LEAST_ROOM_BYTES)
 
 
 def _is_begun(staging: Staging) -> bool:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from vzkubelet.aio import run_blocking, traced, uninterrupted
+from vzkubelet.aio import BlockingPool, run_blocking, traced, uninterrupted
 from vzkubelet.errors import Error, Forbidden, InvalidInput, NotFound, Unauthenticated, clip
 from vzkubelet.images import formats
-from vzkubelet.images.fetches import Fetches, MakeRoom, faults_named
+from vzkubelet.images.fetches import FULL, LEAST_ROOM_BYTES, Fetches, MakeRoom, faults_named
 from vzkubelet.images.formats import Artifact, Machine
 from vzkubelet.images.formats.artifact import PULL_REASON
 from vzkubelet.images.rate import RateLimit
@@ -28,6 +28,7 @@ from vzkubelet.ports import MachineImage, PullProgress, RegistryCredential
 
 _log = logging.getLogger(__name__)
 ANONYMOUS = RegistryCredential()
+Found = tuple[ReferenceRecord, ImageRecord]
 
 
 class Listing(msgspec.Struct, frozen=True, rename="camel"):
@@ -72,6 +73,8 @@ class Library:
         self._store = Store(root)
         self._platforms = tuple(platforms)
         self._supports = supports
+        self._make_room = make_room
+        self._verifying = BlockingPool("verify-images", 1)
         self._transport = Transport(plain_http=plain_http, tls=tls)
         self._fetches = Fetches(self._store, streams=streams, concurrency=concurrency, limit=rate, make_room=make_room)
 
@@ -85,10 +88,20 @@ class Library:
     async def find(self, reference: str) -> MachineImage | None:
         target = parse(reference)
         with faults_named(reference):
-            found = await run_blocking(self._store.find, target)
+            found, is_verified = await run_blocking(self._look, target)
+            if not is_verified:
+                # Reading a disk takes minutes: one after the other, and not in the threads that everybody needs.
+                found = await self._verifying.run(self._store.find, target)
         if found is None or not self._runs_here(found[1].platform):
             return None
         return self._image(target, found[1])
+
+    def _look(self, target: Reference) -> tuple[Found | None, bool]:
+        """What is here, and whether nothing of it has to be verified first."""
+        found = self._store.find(target, verify=False)
+        if found is not None and not self._store.is_verified(found[1]):
+            return found, False
+        return self._store.find(target), True
 
     def system_of(self, reference: str) -> str:
         """``os`` of an image that is here, else empty. Reads two small files."""
@@ -130,8 +143,10 @@ class Library:
             return await run_blocking(self._listing)
 
     async def close(self) -> None:
+        self._store.close()
         await self._fetches.close()
         await self._transport.close()
+        self._verifying.close()
 
     # --- Pull
 
@@ -139,7 +154,7 @@ class Library:
         self, target: Reference, credential: RegistryCredential, progress: Callable[[PullProgress], None]
     ) -> MachineImage:
         repository = Repository(self._transport, target, credential)
-        async with self._pulling():
+        async with self._pulling(repository.name):
             root = await repository.manifest(target.digest or target.tag)
             document = await self._choose(repository, root)
             record = await run_blocking(self._store.image, document.digest)
@@ -204,17 +219,24 @@ class Library:
         ]
 
     @asynccontextmanager
-    async def _pulling(self) -> AsyncIterator[None]:
+    async def _pulling(self, name: str) -> AsyncIterator[None]:
         """Nothing that this pull relies on is removed meanwhile."""
         with ExitStack() as held:
             try:
-                # Not to be abandoned with the claim made; it waits while somebody removes images.
-                await uninterrupted(
-                    run_blocking(lambda: held.enter_context(self._store.pulling())), name="claim for a pull"
-                )
+                try:
+                    await self._hold(held)
+                except OSError as exc:
+                    if exc.errno not in FULL or self._make_room is None:
+                        raise
+                    await self._make_room(LEAST_ROOM_BYTES, name)
+                    await self._hold(held)
                 yield
             finally:
                 await uninterrupted(run_blocking(held.close), name="end of a pull's claim")
+
+    async def _hold(self, held: ExitStack) -> None:
+        # Not to be abandoned with the claim made; it waits while somebody removes images.
+        await uninterrupted(run_blocking(lambda: held.enter_context(self._store.pulling())), name="claim for a pull")
 
     def _runs_here(self, platform: Platform) -> bool:
         return not self._platforms or any(formats.fits(platform, wanted) for wanted in self._platforms)
@@ -248,9 +270,7 @@ class Library:
         records = [record for record in self._store.references() if record.answers(target)]
         if not records:
             raise NotFound(f"{target} is not on this host: see macos-vz-kubelet image ls")
-        for record in records:
-            self._store.remove_reference(record)
-        return self._store.sweep(unreferenced_images=True)
+        return self._store.remove(records) + self._store.sweep(unreferenced_images=False)
 
     def _listing(self) -> tuple[Listing, ...]:
         rows = []

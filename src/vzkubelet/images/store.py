@@ -21,7 +21,7 @@ import hashlib
 import shutil
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vzkubelet.errors import Error, Exhausted, NotFound, Unavailable
@@ -69,6 +69,10 @@ class Store:
         self._references = root / "references"
         self._pins = root / "pins"
         self._claims = Claims(root / "claims")
+
+    def close(self) -> None:
+        """End soon what is being verified."""
+        self.contents.stop()
 
     # --- Content
 
@@ -123,6 +127,10 @@ class Store:
     def is_complete(self, record: ImageRecord, *, verify: bool = True) -> bool:
         """Whether the contents of an image are here."""
         return all(self.contents.has(content, verify=verify) for content in record.contents)
+
+    def is_verified(self, record: ImageRecord) -> bool:
+        """Whether `is_complete` has nothing to read but records."""
+        return all(self.contents.is_recorded(content) is not None for content in record.contents)
 
     def commit_image(self, record: ImageRecord, manifest: bytes | None) -> None:
         """Make an image visible as soon as its content is there. `manifest` is None when nobody knows it."""
@@ -192,6 +200,15 @@ class Store:
     def commit_reference(self, target: Reference, record: ReferenceRecord) -> None:
         self._references.mkdir(parents=True, exist_ok=True)
         write_record(self._reference_path(target), record)
+
+    def remove(self, records: Iterable[ReferenceRecord]) -> int:
+        """Remove references and the images that no other reference points to. Returns the bytes freed."""
+        freed_bytes = 0
+        for record in records:
+            self.remove_reference(record)
+            if not any(other.manifest_digest == record.manifest_digest for other in self.references()):
+                freed_bytes += self.remove_image(record.manifest_digest) or 0
+        return freed_bytes
 
     def remove_reference(self, record: ReferenceRecord) -> None:
         """Forget a reference, and that it was pinned."""
