@@ -75,10 +75,7 @@ async def test_killed_push_goes_on(tmp_path: Path, registry_factory: StartRegist
         for moment_bytes in sorted(dice.randrange(image_bytes * 95 // 100) for _ in range(KILLS)):
             process = await run(tmp_path / "cache", files, reference, format_)
             moment: Coroutine[Any, Any, object]
-            if dice.random() < 0.2:
-                moment = asyncio.sleep(dice.uniform(0.3, 2))
-            else:
-                moment = relay.reached(moment_bytes)
+            moment = asyncio.sleep(dice.uniform(0.3, 2)) if dice.random() < 0.2 else relay.reached(moment_bytes)
             waits = [spawn(moment, name="moment of a kill"), spawn(process.wait(), name="end of a push")]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             await cancel(waits[0])
