@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.images import rows, run, verdict
+from bench.images import reflink, rows, run, verdict
 from bench.images.rows import Circumstances, Report
 from tests.cluster.registry import Registry
 
@@ -55,6 +55,9 @@ def _measure(directory: Path, options: argparse.Namespace, began: float, say: ru
         found.push_again()
         found.update(done)
         found.cached()
+        with reflink.mounted(directory, 3 * size_bytes) as place:
+            if place is not None:
+                found.update_with_reflinks(done, place)
     met = Circumstances(
         os.cpu_count() or 1,
         inputs.layout.size_bytes,

@@ -157,7 +157,9 @@ REFERENCE_PULL, AGODA_PULL, BARE_GZIP = "pull, Go project", "pull agoda", "bare 
 CHUNKED_PULL, BARE_CHUNKED = "pull chunked", "bare loop, chunked"
 AGAIN_AGODA, AGAIN_CHUNKED = "push agoda again, unchanged", "push chunked again, unchanged"
 UPDATE_PUSH, UPDATE_PULL = "push chunked, 2 % changed", "pull chunked, 2 % changed"
-FIND, CLONE = "cached start", "clone"
+SHARING_PULL, SHARING_UPDATE = "pull chunked, reflinks", "pull chunked, 2 % changed, reflinks"
+"""On a file system whose files share blocks."""
+FIND, CLONE, SHARING_CLONE = "cached start", "clone", "clone, reflinks"
 
 
 @dataclass(slots=True)
@@ -250,6 +252,18 @@ class Run:
                 _compare(Path(pulled.disk), made.update)
             if number < rounds - 1:
                 _run([sys.executable, "-m", "bench.images.job", _encoded(Job("remove", str(self._pulled), new))])
+
+    def update_with_reflinks(self, rounds: int, place: Path) -> None:
+        """The whole image, the new version on top of it, and a clone, on a file system whose files share blocks."""
+        host, root = self._registry.host, place / "store"
+        for number in range(rounds):
+            self.steps.ours(SHARING_PULL, Job("pull", str(root), f"{host}/chunked/image:1"))
+            pulled = self.steps.ours(SHARING_UPDATE, Job("pull", str(root), f"{host}/chunked/image:2"))
+            if number == 0:
+                _compare(Path(pulled.disk), self.inputs.update)
+                clones = str(place / "clones")
+                self.steps.ours(SHARING_CLONE, Job("clone", str(root), f"{host}/chunked/image:2", directory=clones))
+            shutil.rmtree(root)
 
     def cached(self) -> None:
         """A start from the cache, and a clone."""

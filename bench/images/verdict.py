@@ -44,9 +44,13 @@ def _pushes(found: Run) -> list[Row]:
 
 def _update(found: Run) -> list[Row]:
     went, steps = found.traffic, found.steps
+    shares = run.SHARING_UPDATE in steps.times
+    # Without shared blocks the old version has to be copied, which is most of the work of a pull.
+    copied = _share_of_time("update: time, blocks copied", steps, run.UPDATE_PULL, run.CHUNKED_PULL, 100.0)
     return [
         _share_of_bytes("update: bytes pulled", went.update_pull_bytes, went.full_pull_bytes, 4.0),
-        _share_of_time("update: time of pull", steps, run.UPDATE_PULL, run.CHUNKED_PULL, 15.0),
+        *([_share_of_time("update: time", steps, run.SHARING_UPDATE, run.SHARING_PULL, 15.0)] if shares else []),
+        copied,
         _share_of_bytes("update: bytes pushed", went.update_push_bytes, went.full_push_bytes, 5.0),
     ]
 
@@ -54,14 +58,14 @@ def _update(found: Run) -> list[Row]:
 def _host(found: Run) -> list[Row]:
     steps, outcomes = found.steps, found.steps.outcomes
     pulls = (run.AGODA_PULL, run.CHUNKED_PULL, run.UPDATE_PULL)
+    clones = [outcome for step in (run.CLONE, run.SHARING_CLONE) for outcome in outcomes.get(step, [])]
     memory = {step: max(outcome.peak_rss_mib for outcome in outcomes[step]) for step in pulls}
     lag = {step: min(outcome.lag_p99_ms for outcome in outcomes[step]) for step in pulls}
-    clone = outcomes[run.CLONE][0]
     return [
         Row("cached start", round(1000 * steps.best_s(run.FIND), 2), "ms", 20.0, detail="slowest of 20"),
         Row("cached start: requests", found.traffic.cached_requests, "", 0),
         Row("cached start: bytes read", outcomes[run.FIND][0].read_mib, "MiB", 2.0, detail="20 starts"),
-        Row("clone", round(1000 * clone.seconds, 2), "ms", 10.0, detail=f"{clone.how}, median of 20"),
+        *(Row(f"clone, {c.how}", round(1000 * c.seconds, 2), "ms", 10.0, detail="median of 20") for c in clones),
         *(Row(f"memory above idle, {step}", memory[step], "MiB", 200.0, detail="most of all rounds") for step in pulls),
         *(Row(f"event loop p99, {step}", round(lag[step], 1), "ms", 20.0, detail="best round") for step in pulls),
     ]
