@@ -524,3 +524,45 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
         bundles.export(bundle.machine, bundle.disk, bundle.aux, tmp_path / "out", Tool.TART, interrupt)
     assert not (tmp_path / "out").exists()
     assert leftovers(tmp_path) == []
+
+
+# --- Where blocks can be shared
+
+
+@pytest.fixture
+def xfs(tmp_path: Path) -> Iterator[Path]:
+    """An XFS of its own on a loop device."""
+    backing, mounted = tmp_path / "xfs.img", tmp_path / "xfs"
+    mounted.mkdir()
+    with backing.open("wb") as file:
+        file.truncate(512 * MIB)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", backing], check=True)
+    subprocess.run(["mount", "-o", "loop", backing, mounted], check=True)
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+def used_bytes(volume: Path) -> int:
+    subprocess.run(["sync", "-f", volume], check=True)
+    return shutil.disk_usage(volume).used
+
+
+def test_imports_and_exports_share_their_blocks_with_the_store(xfs: Path) -> None:
+    """Hazard: an import of a machine of 60 GB takes 60 GB, and as long as copying them."""
+    directory = vm_bundles.tart(xfs / "vm")
+    (directory / "disk.img").write_bytes(random.Random(4).randbytes(64 * MIB))
+    before_bytes = used_bytes(xfs)
+    store = Store(xfs / "images")
+    told: set[str] = set()
+    record = bundles.import_bundle(store, bundles.read(directory), TARGET, lambda stage, *_: told.add(stage))
+    assert told == {"hash disk.img", "hash nvram.bin"}, "it was copied"
+    disk, aux = store.content_path(record.disk.digest), store.content_path(record.aux.digest)
+    bundles.export(record.machine, disk, aux, xfs / "out", Tool.TART, silent)
+    assert used_bytes(xfs) - before_bytes < 4 * MIB
+    for path in (directory / "disk.img", xfs / "out" / "disk.img"):
+        with path.open("r+b") as file:
+            file.write(b"changed")
+    assert store.has_content(record.disk)
+    assert disk.read_bytes()[:7] != b"changed"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from vzkubelet.images.formats import agoda
 from vzkubelet.model.oci import Platform
 from vzkubelet.model.reference import parse
 
-WAIT_S = 30
+WAIT_S = 60
 OpenLibrary = Callable[..., Library]
 
 
@@ -334,3 +335,56 @@ async def test_an_image_of_this_host_is_pushed_under_its_name_or_another(
     assert there["format"] == "tart"
     assert there["machine"]["cpuCount"] == 6
     assert there["machine"]["display"] == "1920x1200px"
+
+
+async def test_a_conversion_to_every_format_and_back_keeps_every_bit(
+    tmp_path: Path, registry: Registry, path: str
+) -> None:
+    bundle = vm_bundles.tart(tmp_path / "vm")
+    names = [f"{registry.host}/{path}:{tag}" for tag in ("1", "chunked", "tart", "agoda")]
+    assert (await run(tmp_path, "push", names[0], "--bundle", str(bundle)))[0] == 0
+    for source, target, format_ in zip(names, names[1:], ("chunked", "tart", "agoda"), strict=False):
+        returned, output = await run(tmp_path, "convert", source, target, "--format", format_, "--json")
+        assert returned == 0, output
+        there = json.loads((await run(tmp_path, "inspect", target, "--json"))[1])
+        assert (there["digest"], there["format"]) == (json.loads(output)["digest"], format_)
+    assert (await run(tmp_path, "pull", names[-1], "--platform", "darwin/arm64"))[0] == 0
+    exported = tmp_path / "exported"
+    assert (await run(tmp_path, "export", names[-1], str(exported), "--format", "tart"))[0] == 0
+    for name in ("disk.img", "nvram.bin"):
+        assert (exported / name).read_bytes() == (bundle / name).read_bytes()
+    before, after = (json.loads((directory / "config.json").read_text()) for directory in (bundle, exported))
+    assert {key: after[key] for key in before} == before
+
+
+async def test_a_push_that_is_ended_says_so_and_goes_on(tmp_path: Path, registry: Registry, path: str) -> None:
+    files = make_files(tmp_path / "large", size_bytes=256 * MIB, data_bytes=256 * MIB)
+    source = ["--disk-path", str(files.disk), "--aux-path", str(files.aux), "--os", "linux", "--arch", "amd64"]
+    words = ["push", f"{registry.host}/{path}:1", *source, "--cache-dir", str(tmp_path / "daemon")]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "vzkubelet", "image", *words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    ledgers = tmp_path / "daemon" / "images" / "uploads"
+    while not ledgers.exists():
+        assert process.returncode is None
+        await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = await asyncio.wait_for(process.communicate(), WAIT_S)
+    assert (process.returncode, out) == (143, b"")
+    assert b"Traceback" not in err, err.decode()
+    returned, output = await run(tmp_path, *words[:-2])
+    assert returned == 0, output
+
+
+async def test_a_full_volume_is_one_line_with_figures(tmp_path: Path, large: str) -> None:
+    volume = tmp_path / "daemon"
+    volume.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", volume], check=True)
+    try:
+        returned, output = await run(tmp_path, "pull", large, "--platform", "linux/amd64")
+        assert (returned, output.count("\n")) == (7, 1), output
+        assert re.search(r"\d+ bytes free", output)
+    finally:
+        subprocess.run(["umount", volume], check=True)

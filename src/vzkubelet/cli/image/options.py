@@ -144,8 +144,8 @@ def credentials(target: Reference, given: dict[str, Any]) -> tuple[RegistryCrede
 
 def parse_platform(text: str) -> Platform:
     """Raises: InvalidInput."""
-    os_, slash, architecture = text.partition("/")
-    if not slash:
+    os_, _, architecture = text.partition("/")
+    if not os_ or not architecture:
         raise InvalidInput(f"--platform: {text} is not of the form OS/ARCH, such as linux/amd64")
     return Platform(os=os_, architecture=architecture)
 
