@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 from bench.images import disk, run, verdict
 from bench.images.job import Outcome
@@ -35,7 +36,8 @@ def found(**changed: float) -> run.Run:
     steps.times = {step: [seconds, seconds * 1.5] for step, seconds in times.items()}
     steps.outcomes = {step: [Outcome(seconds, 30.0, 5.0, 0.5)] for step, seconds in times.items()}
     inputs = Inputs(Path(), Path(), Path(), disk.Layout.of(512 * 2**20, 1), Path())
-    return SimpleNamespace(steps=steps, inputs=inputs, traffic=Traffic(1000, 30, 1000, 40, 0, 0))
+    made = SimpleNamespace(steps=steps, inputs=inputs, traffic=Traffic(1000, 30, 1000, 40, 0, 0))
+    return cast(run.Run, made)
 
 
 def failed(**changed: float) -> set[str]:
