@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from vzkubelet.errors import NotFound
 from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord
 from vzkubelet.images.store import Store
+from vzkubelet.images.usage import snapshot
 from vzkubelet.model.reference import Reference, parse
 
 
@@ -202,3 +204,87 @@ def test_long_references_make_file_names(store: Store) -> None:
     add_image(store, one, number=1)
     assert store.find(parse(one))
     assert store.find(parse(two)) is None
+
+
+# --- Uses and pins
+
+
+def test_a_start_counts_as_a_use_and_a_list_does_not(store: Store) -> None:
+    image = add_image(store, "r.io/a:1")
+    came_at = store.came_at(image.manifest_digest)
+    assert store.last_used_at(image.manifest_digest) == came_at
+    mark = store.root / "manifests/sha256" / image.manifest_digest.removeprefix("sha256:") / "used"
+    store.find(parse("r.io/a:1"), verify=False)
+    assert not mark.exists()
+    for use in (lambda: store.find(parse("r.io/a:1")), lambda: store.mark_used("r.io/a:1")):
+        use()
+        os.utime(mark, (5, 5))
+        assert store.last_used_at(image.manifest_digest) == 5
+        use()
+        assert store.last_used_at(image.manifest_digest) > 5
+    assert store.came_at(image.manifest_digest) == came_at
+    store.mark_used("r.io/nobody:1")
+    assert store.last_used_at("sha256:" + "9" * 64) == 0
+
+
+def test_pins_follow_the_reference_and_go_with_it(store: Store) -> None:
+    add_image(store, "r.io/a:1", b"one", number=1)
+    with pytest.raises(NotFound, match="pull it first"):
+        store.pin("r.io/b:1")
+    store.pin("r.io/a:1")
+    store.pin("r.io/a:1")
+    assert store.pins() == {"r.io/a:1"}
+    add_image(store, "r.io/a:1", b"two", number=2)  # pulled again
+    assert store.pins() == {"r.io/a:1"}
+    assert snapshot(store).digests_of(["r.io/a:1"]) == {f"sha256:{2:064x}"}
+    assert [image.is_pinned for image in snapshot(store).images] == [False, True]
+    assert store.unpin("r.io/a:1")
+    assert not store.unpin("r.io/a:1")
+    store.pin("r.io/a:1")
+    store.remove(list(store.references()))
+    assert store.pins() == frozenset()
+
+
+def test_removing_a_reference_leaves_the_old_versions_of_others(store: Store) -> None:
+    old = add_image(store, "r.io/a:1", b"old", number=1)
+    add_image(store, "r.io/a:1", b"new", number=2)
+    add_image(store, "r.io/b:1", b"b", number=3)
+    found = store.find(parse("r.io/b:1"))
+    assert found is not None
+    assert store.remove([found[0]]) == 4096
+    assert store.image_record(old.manifest_digest) is not None
+    assert store.image_record(f"sha256:{3:064x}") is None
+
+
+def test_an_image_that_a_pull_relies_on_is_not_removed(store: Store, tmp_path: Path) -> None:
+    image = add_image(store, "r.io/a:1")
+    other = Store(tmp_path / "images")
+    with store.pulling():
+        assert store.image(image.manifest_digest)
+        assert other.remove_image(image.manifest_digest) is None
+        assert other.find(parse("r.io/a:1"))
+    assert other.remove_image(image.manifest_digest) == 8192
+    assert other.find(parse("r.io/a:1")) is None
+
+
+def test_figures_tell_what_removing_an_image_frees(store: Store, tmp_path: Path) -> None:
+    add_image(store, "r.io/a:1", b"a", number=1)
+    image = add_image(store, "r.io/b:1", b"b", number=2)
+    assert [(row.size_bytes, row.allocated_bytes, row.unique_bytes) for row in snapshot(store).images] == [
+        (4, 8192, 4096)
+    ] * 2
+    users = store.users_path(image.disk.digest)
+    (tmp_path / "base.img").symlink_to(store.content_path(image.disk.digest))
+    (users / "machine").symlink_to(tmp_path / "base.img")
+    state = snapshot(store)
+    assert [row.unique_bytes for row in state.images] == [4096, 0]
+    assert state.held == {image.disk.digest}
+
+
+@pytest.mark.parametrize(
+    "name", ["r.io/a:1", "r.io/a@sha256:" + f"{1:064x}", "sha256:" + f"{1:064x}", "r.io/a@sha256:" + "e" * 64]
+)
+def test_images_in_use_are_known_by_any_of_their_names(store: Store, name: str) -> None:
+    add_image(store, "r.io/a:1", resolved="sha256:" + "e" * 64)
+    add_image(store, "r.io/b:1", number=2)
+    assert snapshot(store).digests_of([name, "not a reference!", "r.io/c:1"]) == {f"sha256:{1:064x}"}
