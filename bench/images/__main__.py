@@ -13,7 +13,7 @@ from bench.images import reflink, rows, run, verdict
 from bench.images.rows import Circumstances, Report
 from tests.cluster.registry import Registry
 
-SPACE = 6
+SPACE = 5
 """Times the disk's size that a run takes at most: inputs, blobs of three formats, what is pulled, temporary files."""
 
 
