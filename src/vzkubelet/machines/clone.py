@@ -5,28 +5,22 @@ XFS and btrfs, for QEMU a QCOW2 overlay, and a copy of the data extents last.
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
-from vzkubelet.files import STAGING_PREFIX, sync_directory
+from vzkubelet.files import STAGING_PREFIX, reflink, sync_directory
 from vzkubelet.machines.directory import MachineDirectory
 from vzkubelet.machines.qcow2 import create_overlay
 
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _COPY_STEP_BYTES = 64 * 1024 * 1024
 """One system call's worth of copying: enough for full speed, little enough to notice an error soon."""
-_NO_REFLINK = frozenset(
-    {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EACCES}
-)
 
 
 class CloneAborted(Exception):
@@ -46,7 +40,7 @@ def clone_file(source: Path, target: Path, abort: threading.Event | None = None)
 
     Raises: OSError, CloneAborted soon after `abort` is set.
     """
-    if try_reflink(source, target):
+    if reflink(source, target):
         return CloneMethod.REFLINK
     copy_sparse(source, target, abort)
     return CloneMethod.COPY
@@ -68,7 +62,7 @@ def clone_disk_for_qemu(
     lies on another file system the data is copied.
     Raises: OSError (FileNotFoundError: the image was removed), CloneAborted soon after `abort` is set.
     """
-    if try_reflink(source, machine.disk_raw):
+    if reflink(source, machine.disk_raw):
         return CloneMethod.REFLINK
     if users is not None:
         _overlay_named(source, machine, users, place or machine.path)
@@ -141,36 +135,6 @@ def _relative(target: Path, directory: Path) -> str:
     """The name of `target` as seen from `directory`: right wherever the cache directory is moved or mounted."""
     # The target itself may not be there yet, or be a link that is to be followed anew each time.
     return os.path.relpath(target.parent.resolve() / target.name, directory.resolve())
-
-
-def try_reflink(source: Path, target: Path) -> bool:
-    """Clone by sharing blocks; False (and no target) where this file system cannot. Raises: OSError."""
-    if sys.platform == "darwin":
-        return _clonefile(source, target)
-    with source.open("rb") as original:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            fcntl.ioctl(descriptor, _FICLONE, original.fileno())
-        except OSError as exc:
-            target.unlink()
-            if exc.errno in _NO_REFLINK:
-                return False
-            raise
-        finally:
-            os.close(descriptor)
-    return True
-
-
-def _clonefile(source: Path, target: Path) -> bool:
-    """clonefile(2), sys/clonefile.h: 0 on success; the target must not exist. It copies the mode too."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.clonefile(os.fsencode(source), os.fsencode(target), ctypes.c_uint32(0)) == 0:
-        target.chmod(0o600)
-        return True
-    code = ctypes.get_errno()
-    if code in _NO_REFLINK:
-        return False
-    raise OSError(code, os.strerror(code), str(source))
 
 
 def copy_sparse(source: Path, target: Path, abort: threading.Event | None = None) -> None:

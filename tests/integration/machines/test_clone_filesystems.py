@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vzkubelet.machines.clone import CloneMethod, clone_disk_for_qemu, clone_file, try_reflink
+from vzkubelet.files import reflink
+from vzkubelet.machines.clone import CloneMethod, clone_disk_for_qemu, clone_file
 from vzkubelet.machines.directory import MachineDirectory
 from vzkubelet.machines.qcow2 import create_overlay
 
@@ -41,7 +42,7 @@ def machine(tmp_path: Path) -> MachineDirectory:
 
 def shares_blocks(directory: Path) -> bool:
     (directory / "probe").write_bytes(b"x")
-    shared = try_reflink(directory / "probe", directory / "probe-clone")
+    shared = reflink(directory / "probe", directory / "probe-clone")
     for name in ("probe", "probe-clone"):
         (directory / name).unlink(missing_ok=True)
     return shared

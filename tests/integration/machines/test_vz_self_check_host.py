@@ -76,7 +76,7 @@ async def test_a_file_system_without_full_sync_differs_and_does_not_fail(monkeyp
 
 async def test_a_mac_without_clones_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_check_host, "_FULL_SYNC", fcntl.F_GETFD)
-    monkeypatch.setattr(self_check_host, "try_reflink", lambda source, target: False)
+    monkeypatch.setattr(self_check_host, "reflink", lambda source, target: False)
     found = await findings()
     assert found["clonefile"] == Check("host", "clonefile", State.FAILED, "a clone", "none: is this APFS?")
     assert found["F_FULLFSYNC of a file and its directory"].state is State.OK

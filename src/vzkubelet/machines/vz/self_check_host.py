@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vzkubelet import aio, config
+from vzkubelet.files import reflink
 from vzkubelet.machines import process
-from vzkubelet.machines.clone import try_reflink
 from vzkubelet.machines.directory import listen, reachable_socket_path
 from vzkubelet.machines.process import OWNER, ROLE, Launch, OwnedProcess, ProcessRef
 from vzkubelet.machines.vz.packet_filter import frame_sockets
@@ -209,7 +209,7 @@ def _same(data: bytes) -> None:
 async def _clone(directory: Path, _: str) -> None:
     source, target = directory / "source.img", directory / "clone.img"
     source.write_bytes(_BYTES * 10_000)
-    if not try_reflink(source, target):
+    if not reflink(source, target):
         if _FULL_SYNC is None:
             raise _Skipped("this file system has no reflinks, and needs none: this is no Mac")
         raise _Found("none: is this APFS?")
