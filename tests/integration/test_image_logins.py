@@ -115,6 +115,30 @@ async def test_a_registry_with_a_token_service(
     await push_and_pull(tmp_path, f"{registry.host}/team/vm:1")
 
 
+async def test_without_a_login_on_the_command_line_a_person_is_asked(tmp_path: Path, private: Registry) -> None:
+    """At a terminal, which shows the name and not the password."""
+    at_a_terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", at_a_terminal, sys.executable, "-m", "vzkubelet", "image", "login", private.host),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "DOCKER_CONFIG": str(tmp_path / "docker")},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    shown = b""
+    async with asyncio.timeout(WAIT_S):
+        for prompt, answer in ((f"Username for {private.host}: ", USER), ("Password: ", PASSWORD)):
+            shown += await process.stdout.readuntil(prompt.encode())
+            process.stdin.write(f"{answer}\n".encode())
+        shown += await process.stdout.read()
+        assert await process.wait() == 0, shown
+    assert shown.endswith(b"Login Succeeded\r\n")
+    assert USER.encode() in shown
+    assert PASSWORD.encode() not in shown
+    assert private.host in json.loads(config(tmp_path).read_text())["auths"]
+
+
 async def test_no_registry(tmp_path: Path, private: Registry) -> None:
     private.stop()
     code, output = await log_in(tmp_path, private.host)
