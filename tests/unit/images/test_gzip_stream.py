@@ -1,4 +1,4 @@
-"""gzip of every kind in, whole, byte by byte and with trailing data; bounded pieces out; reproducible output."""
+"""gzip of every kind in, whole, byte by byte and with trailing data; bounded pieces out."""
 
 import gzip
 import zlib
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzkubelet.images import gzip_stream
-from vzkubelet.images.gzip_stream import DamagedGzip, Deflater, Inflater
+from vzkubelet.images.gzip_stream import DamagedGzip, Inflater
 
 TEXT = b"The quick brown fox. " * 5000
 
@@ -85,12 +85,5 @@ def test_bound_may_change_between_pieces() -> None:
 
 @given(parts=st.lists(st.binary(max_size=2000), max_size=5), feed_bytes=st.integers(1, 500), piece=st.integers(1, 500))
 def test_round_trip(parts: list[bytes], feed_bytes: int, piece: int) -> None:
-    deflater = Deflater()
-    data = b"".join([*map(deflater.feed, parts), deflater.finish()])
-    assert gzip.decompress(data) == b"".join(parts)
+    data = b"".join(map(gzip.compress, parts)) or gzip.compress(b"")
     assert inflate(data, feed_bytes, piece) == b"".join(parts)
-
-
-def test_output_carries_no_time() -> None:
-    deflater = Deflater()
-    assert (deflater.feed(TEXT) + deflater.finish())[4:8] == bytes(4)
