@@ -7,7 +7,7 @@ Formats: ``.dockerconfigjson`` (also ``~/.docker/config.json``) and the older ``
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -90,7 +90,11 @@ class Keyring:
             self._add(location, Candidate(login))
 
     def add_secret(self, secret: Secret) -> None:
-        """Add a pull secret. One of another type is passed over, as the kubelet does."""
+        """Add a pull secret. One of another type is passed over, as the kubelet does.
+
+        Raises:
+            InvalidInput: it is of a pull secret's type and cannot be read.
+        """
         data = secret.data or {}
         meta = secret.metadata
         source, coordinates = f"secret {meta.namespace}/{meta.name}", coordinates_of(secret)
@@ -124,18 +128,6 @@ class Keyring:
         key = _key(location)
         if key:
             self._candidates.setdefault(key, []).append(candidate)
-
-
-def candidates(secrets: Iterable[Secret], reference: Reference) -> tuple[RegistryCredential, ...]:
-    """The logins that a pod's pull secrets hold for an image, in the order in which to try them.
-
-    Raises:
-        InvalidInput: a secret of a pull secret's type cannot be read.
-    """
-    keyring = Keyring()
-    for secret in secrets:
-        keyring.add_secret(secret)
-    return keyring.lookup(reference)
 
 
 def coordinates_of(secret: Secret) -> SecretCoordinates:

@@ -11,7 +11,6 @@ from vzkubelet.model.docker_config import (
     Keyring,
     RegistryCredential,
     SecretCoordinates,
-    candidates,
     matches,
 )
 from vzkubelet.model.meta import ObjectMeta
@@ -161,11 +160,18 @@ def secret(type_: str, key: str, content: bytes) -> Secret:
     return Secret(metadata=ObjectMeta(namespace="ns", name="pull"), type=type_, data={key: content})
 
 
+def candidates(*secrets: Secret, image: str) -> list[str]:
+    """Users of the logins."""
+    keyring = Keyring()
+    for each in secrets:
+        keyring.add_secret(each)
+    return [candidate.login.username for candidate in keyring.candidates(parse(image))]
+
+
 def test_both_kinds_of_pull_secret() -> None:
     new = secret("kubernetes.io/dockerconfigjson", ".dockerconfigjson", config("r.io"))
     old = secret("kubernetes.io/dockercfg", ".dockercfg", b'{"r.io/team": {"username": "legacy", "password": "p"}}')
-    found = candidates([new, old], parse("r.io/team/app"))
-    assert [login.username for login in found] == ["legacy", "r.io"]
+    assert candidates(new, old, image="r.io/team/app") == ["legacy", "r.io"]
 
 
 def test_candidates_know_the_secret_that_they_come_from() -> None:
@@ -184,13 +190,13 @@ def test_candidates_know_the_secret_that_they_come_from() -> None:
 def test_other_secrets_are_passed_over() -> None:
     opaque = secret("Opaque", ".dockerconfigjson", config("r.io"))
     empty = secret("kubernetes.io/dockerconfigjson", ".dockerconfigjson", b"")
-    assert candidates([opaque, empty], parse("r.io/app")) == ()
+    assert candidates(opaque, empty, image="r.io/app") == []
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"auths": 1}', b'{"auths": {"r.io": "hunter2"}}', b"\xff"])
 def test_broken_secret_is_named_and_never_quoted(content: bytes) -> None:
     with pytest.raises(InvalidInput) as caught:
-        candidates([secret("kubernetes.io/dockerconfigjson", ".dockerconfigjson", content)], parse("r.io/app"))
+        candidates(secret("kubernetes.io/dockerconfigjson", ".dockerconfigjson", content), image="r.io/app")
     assert "secret ns/pull" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
