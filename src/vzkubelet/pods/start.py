@@ -76,7 +76,7 @@ class ContainerStart:
         pull = pull_progress.PullProgress(clock.monotonic())
 
         def heard(progress: ports.PullProgress) -> None:
-            telling = pull.heard(progress.done_bytes, progress.total_bytes, clock.monotonic())
+            telling = pull.heard(progress.done_bytes, progress.total_bytes, clock.monotonic(), progress.stage)
             if telling is not None:
                 self._post(events.PullProgressed(container.name, telling.message))
                 if telling.event:

@@ -33,8 +33,8 @@ class PullProgress:
         self._event_at = began + EVENT_FIRST_S
         self._event_delay_s = EVENT_FIRST_S
 
-    def heard(self, done_bytes: int, total_bytes: int, now: float) -> Telling | None:
-        """So much is done; None when that is not told now."""
+    def heard(self, done_bytes: int, total_bytes: int, now: float, stage: str = "") -> Telling | None:
+        """So much is done; None when that is not told now. `stage` is what is done while no bytes move."""
         self._speed.add(now, done_bytes)
         if now < self._message_at or total_bytes <= 0:
             return None
@@ -43,4 +43,5 @@ class PullProgress:
         if due:
             self._event_delay_s = min(self._event_delay_s * 2, EVENT_MAX_S)
             self._event_at = now + self._event_delay_s
-        return Telling(f"Pulling {transfer.text(done_bytes, total_bytes, self._speed.bytes_per_s(now))}", due)
+        told = transfer.text(done_bytes, total_bytes, 0.0 if stage else self._speed.bytes_per_s(now))
+        return Telling(f"Pulling {told}, {stage}" if stage else f"Pulling {told}", due)

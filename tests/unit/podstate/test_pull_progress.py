@@ -47,6 +47,14 @@ def test_message() -> None:
     assert message.endswith("s left")
 
 
+def test_what_is_done_while_no_bytes_move_is_told_instead_of_a_speed() -> None:
+    progress = pull_progress.PullProgress(0.0)
+    progress.heard(0, GIB, 1.0)
+    telling = progress.heard(GIB // 2, GIB, 10.0, "looking for an older version")
+    assert telling is not None
+    assert telling.message == "Pulling 0.5 of 1.0 GiB, looking for an older version"
+
+
 def test_nothing_is_told_before_the_size_is_known() -> None:
     progress = pull_progress.PullProgress(0.0)
     assert progress.heard(0, 0, 10.0) is None
