@@ -107,7 +107,7 @@ def local(store: Store, target: Reference) -> Inspection | None:
     record = store.image_record(pointer.manifest_digest) if pointer is not None else None
     if pointer is None or record is None:
         return None
-    content = _manifest_bytes(store, record.manifest_digest)
+    content = store.manifest(record.manifest_digest)
     # An imported image lies in no registry, whatever its manifest looks like.
     manifest = formats.read_manifest(content, str(target)) if content and not record.adopted else None
     artifact = formats.read(manifest, str(target)) if manifest is not None else None
@@ -201,14 +201,6 @@ def _other(digest: str, known: str) -> str:
 def _format_name(manifest: Manifest | None) -> str:
     format_ = formats.format_of(manifest) if manifest is not None else None
     return "" if format_ is None else format_.NAME
-
-
-def _manifest_bytes(store: Store, digest: str) -> bytes | None:
-    path = store.root / "manifests" / "sha256" / digest.removeprefix("sha256:") / "manifest.json"
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
 
 
 def _machine(machine: Machine) -> MachineView:

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vzkubelet.errors import Error, Exhausted, NotFound, Unavailable
-from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.files import STAGING_PREFIX, read_if_present, sync_directory, write_atomic
 from vzkubelet.images.chunk_lists import hex_of
 from vzkubelet.images.claims import Claims
 from vzkubelet.images.content_users import entries, finished, remove_old
@@ -145,6 +145,10 @@ class Store:
     def image_record(self, manifest_digest: str) -> ImageRecord | None:
         """What is known of an image, whether or not its content is here."""
         return read_record(self._image_path(manifest_digest), ImageRecord)
+
+    def manifest(self, manifest_digest: str) -> bytes | None:
+        """As the registry holds it; None when the image is not here, empty when nobody knows its manifest."""
+        return read_if_present(self._manifests / hex_of(manifest_digest) / "manifest.json")
 
     def remove_image(self, manifest_digest: str) -> int | None:
         """Remove an image, the references that point to it, and what only it used. Returns the bytes freed, which are
