@@ -147,7 +147,7 @@ class Store:
         return read_record(self._image_path(manifest_digest), ImageRecord)
 
     def manifest(self, manifest_digest: str) -> bytes | None:
-        """As the registry holds it; None when the image is not here, empty when nobody knows its manifest."""
+        """As the registry holds it; None when the image is not here, or nobody knows its manifest."""
         return read_if_present(self._manifests / hex_of(manifest_digest) / "manifest.json")
 
     def remove_image(self, manifest_digest: str) -> int | None:
