@@ -78,8 +78,8 @@ class RegistryProxy:
         ) as answer:
             kept = {name: value for name, value in answer.headers.items() if name not in _HOP_HEADERS}
             response = web.StreamResponse(status=answer.status, headers=kept)
-            await response.prepare(request)
             with contextlib.suppress(ConnectionError):  # a client that goes away is what many tests are about
+                await response.prepare(request)
                 async for chunk in answer.content.iter_chunked(16 * 1024):
                     if "/blobs/" in request.path:
                         digest = request.path.rpartition("/")[2]
