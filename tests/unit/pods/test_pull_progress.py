@@ -42,7 +42,7 @@ async def test_a_pull_of_half_an_hour_floods_neither_the_api_server_nor_the_even
     """Hazard: each block of a 100 GB image becomes a write of the API server."""
     node.machines.pull.hold()
     node.bind(pod())
-    await pull_for(node, 1800, per_s=5)
+    await pull_for(node, 1800, per_s=1)
     writes = len(node.api.history)
     assert 300 < writes < 1800 / 4
     pulling = [event for event in node.recorder.events if "|Pulling|Pulling " in event and " of 1.0 GiB" in event]
