@@ -22,6 +22,7 @@ from tests.support.hostile_registry import (
     HostileRegistry,
     Long,
     OtherSize,
+    Several,
     Shifted,
     Short,
     Stall,
@@ -34,7 +35,6 @@ from tests.support.hostile_registry import (
 from tests.support.token_server import TokenServer
 from tests.support.vm_images import MIB, RawRepository
 from vzkubelet.errors import Error, Forbidden, Integrity, NotFound, Unauthenticated, Unavailable
-from vzkubelet.images.pace import ROUND_MAX_BYTES, Pace
 from vzkubelet.images.patience import Patience
 from vzkubelet.images.ranges import WINDOW_BYTES, RangedBlob
 from vzkubelet.images.rate import RateLimit
@@ -51,17 +51,6 @@ DESCRIPTOR = Descriptor(media_type="x", digest=DIGEST, size=len(CONTENT))
 QUICK = Patience(delay_s=0.01, delay_max_s=0.05, read_timeout_s=10)
 LOGIN = RegistryCredential("ci", "secret")
 Ranged = Callable[..., RangedBlob]
-
-
-class Several(Pace):
-    """Always several ranges at a time, however fast the registry is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_several, self.round_bytes = True, ROUND_MAX_BYTES
-
-    def measured(self, size_bytes: int, duration_s: float, waited_s: float, *, several: bool) -> None:
-        """Changes nothing."""
 
 
 @pytest_asyncio.fixture

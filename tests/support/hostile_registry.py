@@ -17,6 +17,8 @@ from typing import Self, TypeAlias
 import aiohttp
 from aiohttp import web
 
+from vzkubelet.images.pace import ROUND_MAX_BYTES, Pace
+
 _HOP_HEADERS = frozenset({"transfer-encoding", "connection", "keep-alive"})
 _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
 _PIECE_BYTES = 16 * 1024
@@ -125,6 +127,24 @@ def cuts(seed: int, share: float, longest_bytes: int) -> Plan:
     """Cuts a share of the answers, after as many bytes as the lot says."""
     lots = random.Random(seed)
     return lambda _: Cut(lots.randrange(longest_bytes)) if lots.random() < share else None
+
+
+class One(Pace):
+    """Always one range at a time."""
+
+    def measured(self, size_bytes: int, duration_s: float, waited_s: float, *, several: bool) -> None:
+        """Changes nothing."""
+
+
+class Several(Pace):
+    """Always several ranges at a time, however fast the registry is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_several, self.round_bytes = True, ROUND_MAX_BYTES
+
+    def measured(self, size_bytes: int, duration_s: float, waited_s: float, *, several: bool) -> None:
+        """Changes nothing."""
 
 
 class HostileRegistry:
@@ -261,7 +281,7 @@ def _headers(answer: aiohttp.ClientResponse, fault: Fault | None) -> dict[str, s
         case Whole(extra=extra):
             headers["Content-Length"] = str(length + len(extra))
         case Short(by_bytes):
-            headers["Content-Length"] = str(length - by_bytes)
+            headers["Content-Length"] = str(max(0, length - by_bytes))
         case Long(by_bytes):
             headers["Content-Length"] = str(length + by_bytes)
         case OtherSize(by_bytes) if "Content-Range" in headers:

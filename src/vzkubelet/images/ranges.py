@@ -89,19 +89,14 @@ class RangedBlob:
             if self._concurrency > 1:
                 pace.measured(position - begun_at, _now_s() - begun_s, waiting.total_s, several=several)
 
-    async def fetch(self, start: int, end: int) -> memoryview:
-        """The bytes from `start` up to and without `end`, by one range; they are held in memory once.
+    async def fetch(self, start: int, end: int) -> bytes:
+        """The bytes from `start` up to and without `end`, by one range; for a moment they are held in memory twice.
 
         Raises:
             As `read`.
         """
-        held = memoryview(bytearray(end - start))
-        position = 0
         async with aclosing(self._one(start, end, end)) as pieces:
-            async for piece in pieces:
-                held[position : position + len(piece)] = piece
-                position += len(piece)
-        return held.toreadonly()
+            return b"".join([piece async for piece in pieces])
 
     # --- Ranges
 
@@ -182,7 +177,7 @@ class RangedBlob:
             if position < start or position + len(chunk) > end:
                 piece = chunk[max(0, start - position) : max(0, end - position)]
             position += len(chunk)
-            if position > self._descriptor.size:
+            if answer.is_whole and position > self._descriptor.size:
                 raise self._too_long()
             if piece:
                 yield piece

@@ -86,7 +86,8 @@ class Repository:
         tries = Tries(self.patience)
         while True:
             try:
-                async with self.blobs.range(descriptor, 0, descriptor.size) as answer:
+                timeout_s = self.patience.read_timeout_s
+                async with self.blobs.range(descriptor, 0, descriptor.size, read_timeout_s=timeout_s) as answer:
                     chunks = _limited(answer.chunks, descriptor.size, self.name)
                     content = b"".join([chunk async for chunk in chunks])
                 break
