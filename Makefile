@@ -24,7 +24,7 @@ check: setup ## Formatting, lint, types, import contracts, sizes, lock files, Ap
 image: setup ## Put the Linux guest of the examples into your image cache
 	@tools/image
 
-bench: setup ## Measure the agent and print a table and JSON
+bench: setup ## Measure the agent, or images (ARGS=images), and print tables and JSON
 	@tools/bench $(ARGS)
 
 cluster-up: setup ## Start a control plane on loopback and write .run/env
