@@ -41,8 +41,8 @@ def repository(transport: Transport, host: str, credential: RegistryCredential |
 
 async def blob(target: Repository, size: int = 4) -> bytes:
     descriptor = Descriptor(media_type="x", digest=DIGEST, size=size)
-    async with target.blob(descriptor) as chunks:
-        return b"".join([chunk async for chunk in chunks])
+    async with target.blobs.range(descriptor, 0, size) as answer:
+        return b"".join([chunk async for chunk in answer.chunks])
 
 
 # --- Logins, on the real registry
@@ -228,7 +228,7 @@ async def test_body_that_breaks_off(serve: Serve, transport: Transport) -> None:
         return response
 
     with pytest.raises(Unavailable, match=r"the connection to 127.* broke"):
-        await blob(repository(transport, await serve(answer)))
+        await blob(repository(transport, await serve(answer)), 100)
 
 
 # --- Redirects
@@ -303,8 +303,9 @@ async def test_cancelling_a_download_closes_its_connection(serve: Serve, transpo
 
     async with AsyncExitStack() as stack:
         descriptor = Descriptor(media_type="x", digest=DIGEST, size=2**40)
-        chunks = await stack.enter_async_context(repository(transport, await serve(answer)).blob(descriptor))
-        assert await anext(chunks)
+        blobs = repository(transport, await serve(answer)).blobs
+        answered = await stack.enter_async_context(blobs.range(descriptor, 0, descriptor.size))
+        assert await anext(answered.chunks)
     await asyncio.wait_for(gone.wait(), 10)
 
 

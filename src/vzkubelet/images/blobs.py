@@ -70,7 +70,7 @@ class Blobs:
             begin = await self._begin(response, descriptor, start)
             is_whole = response.status == 200
             self.is_rangeless |= ranged and is_whole
-            async with aclosing(body_chunks(response, self._requests.name)) as chunks:
+            async with aclosing(_body_chunks(response, self._requests.name)) as chunks:
                 yield BlobRange(begin, is_whole, chunks)
         except Unavailable:
             self._locations.pop(descriptor.digest, None)
@@ -127,7 +127,7 @@ class Blobs:
         return response
 
 
-async def body_chunks(response: aiohttp.ClientResponse, name: str) -> AsyncGenerator[bytes, None]:
+async def _body_chunks(response: aiohttp.ClientResponse, name: str) -> AsyncGenerator[bytes, None]:
     """The body as the transport reads it: joining it would be one more copy of the whole image. To be closed."""
     async with translated(name, response.url):
         async for chunk, _ in response.content.iter_chunks():

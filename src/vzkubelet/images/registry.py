@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -12,7 +11,7 @@ from yarl import URL
 
 from vzkubelet.aio import run_blocking
 from vzkubelet.errors import Forbidden, Integrity, InvalidInput, Unauthenticated, Unavailable
-from vzkubelet.images.blobs import Blobs, body_chunks
+from vzkubelet.images.blobs import Blobs
 from vzkubelet.images.formats.artifact import PULL_REASON
 from vzkubelet.images.patience import Patience, Tries
 from vzkubelet.images.requests import REDIRECTS, Requests
@@ -102,21 +101,6 @@ class Repository:
                 reason=PULL_REASON,
             )
         return content
-
-    @asynccontextmanager
-    async def blob(self, descriptor: Descriptor) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The blob's bytes as they come, unverified.
-
-        Raises:
-            NotFound, Unauthenticated, Forbidden, Unavailable; the last also while iterating.
-        """
-        url = self._requests.url("blobs", descriptor.digest)
-        response = await self._requests.get(url, {})
-        try:
-            async with aclosing(body_chunks(response, self.name)) as chunks:
-                yield chunks
-        finally:
-            response.close()  # not release: the rest of a blob that nobody wants is not to be read
 
     async def has_blob(self, digest: str) -> bool:
         response = await self._requests.send("HEAD", self._requests.url("blobs", digest))
