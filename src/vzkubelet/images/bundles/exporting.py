@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 
 from vzkubelet.errors import AlreadyExists, Exhausted, Unsupported
-from vzkubelet.files import STAGING_PREFIX, reflink, sync, sync_directory, write_atomic
+from vzkubelet.files import STAGING_PREFIX, reflink, sync_directory, write_atomic
 from vzkubelet.images.bundles import macosvm, tart
 from vzkubelet.images.bundles.bundle import read_fault, write_fault
+from vzkubelet.images.bundles.copying import new_file
 from vzkubelet.images.formats import agoda
 from vzkubelet.images.formats.artifact import Machine
-from vzkubelet.images.sparse import data_runs, read_blocks
+from vzkubelet.images.sparse import read_blocks
 
 Report = Callable[[str, int, int], None]
 """Hears the stage, bytes done and bytes in all."""
@@ -76,20 +77,10 @@ def _copy(descriptor: int, target: Path, report: Report) -> None:
             f"no space for {target.name}: it takes {status.st_blocks * 512} bytes, {free_bytes} bytes are free on the "
             f"volume of {target.parent.parent}"
         )
-    copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(copy, status.st_size)
-        offset = 0
+    with new_file(target, status.st_size) as copy:
         for block in read_blocks(descriptor, status.st_size):
-            view = memoryview(block)
-            for start, end in data_runs(block, offset):
-                while start < end:
-                    start += os.pwrite(copy, view[start:end], offset + start)
-            offset += len(block)
-            report(f"export {target.name}", offset, status.st_size)
-        sync(copy)
-    finally:
-        os.close(copy)
+            copy.write(block)
+            report(f"export {target.name}", copy.position, status.st_size)
 
 
 @contextmanager

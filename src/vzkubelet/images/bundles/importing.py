@@ -9,18 +9,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from vzkubelet.errors import Conflict, Exhausted, InvalidInput
 from vzkubelet.files import open_regular, reflink, sync
 from vzkubelet.images.bundles import qcow2
 from vzkubelet.images.bundles.bundle import Bundle, DiskFormat, read_fault, write_fault
+from vzkubelet.images.bundles.copying import new_file
 from vzkubelet.images.bundles.recognition import check
 from vzkubelet.images.formats import agoda
 from vzkubelet.images.formats.artifact import Content, Encoding, single
 from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord, rfc3339
-from vzkubelet.images.sparse import data_runs, read_blocks
+from vzkubelet.images.sparse import read_blocks
 from vzkubelet.images.staging import Staging
 from vzkubelet.images.store import Store
 from vzkubelet.model.oci import Descriptor
@@ -122,24 +122,23 @@ class _Content:
             return self._hash(staging)
         size_bytes = os.fstat(descriptor).st_size
         self._check_space(os.fstat(descriptor).st_blocks * 512)
-        hasher, offset = hashlib.sha256(), 0
-        with _written(staging.data, size_bytes) as target:
+        with new_file(staging.data, size_bytes) as copy:
             for block in self._blocks(descriptor, size_bytes):
-                hasher.update(block)
-                _write(target, block, offset)
-                offset += len(block)
-                self._tell("import", offset, size_bytes)
-        return ContentRecord(f"sha256:{hasher.hexdigest()}", size_bytes)
+                copy.write(block)
+                self._tell("import", copy.position, size_bytes)
+        return ContentRecord(copy.digest, size_bytes)
 
     def _convert(self, descriptor: int, staging: Staging) -> ContentRecord:
         reader = qcow2.Reader(descriptor, str(self._source))
         self._check_space(os.fstat(descriptor).st_blocks * 512)
-        with _written(staging.data, reader.size_bytes) as target:
+        with new_file(staging.data, reader.size_bytes) as copy:
             for offset, data in self._clusters(reader):
-                _write(target, data, offset)
-                self._tell("convert", offset + len(data), reader.size_bytes)
+                copy.skip_to(offset)
+                copy.write(data)
+                self._tell("convert", copy.position, reader.size_bytes)
+            copy.skip_to(reader.size_bytes)
         self._tell("convert", reader.size_bytes, reader.size_bytes)
-        return self._hash(staging)
+        return ContentRecord(copy.digest, reader.size_bytes)
 
     def _hash(self, staging: Staging) -> ContentRecord:
         """Of what is on the disk now; syncs it too."""
@@ -183,25 +182,6 @@ class _Content:
 
     def _tell(self, stage: str, done_bytes: int, total_bytes: int) -> None:
         self._report(f"{stage} {self._source.name}", done_bytes, total_bytes)
-
-
-@contextmanager
-def _written(path: Path, size_bytes: int) -> Iterator[int]:
-    """A descriptor of a new file of that size; synced at the end."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(descriptor, size_bytes)
-        yield descriptor
-        sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    for start, end in data_runs(data, offset):
-        while start < end:
-            start += os.pwrite(descriptor, view[start:end], offset + start)
 
 
 def _manifest(bundle: Bundle, disk: ContentRecord, aux: ContentRecord) -> bytes:
