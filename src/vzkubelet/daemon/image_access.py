@@ -3,7 +3,7 @@
 import os
 
 from vzkubelet.config import Config, docker_config_directory, helper_environment
-from vzkubelet.images.credentials import DockerLogins, NodeImageAccess, Verification, load
+from vzkubelet.images.credentials import DockerLogins, NodeImageAccess, Providers, Verification, load
 
 RECORDS = "access"
 """Beside the images: whose login opened them is true for all agents of the host."""
@@ -18,17 +18,29 @@ def program_environment() -> dict[str, str]:
     return {**environment, "PATH": os.pathsep.join(dict.fromkeys((*path, *PLACES)))}
 
 
-def image_access(config: Config) -> NodeImageAccess:
+def require(config: Config) -> None:
     """Raises InvalidInput: a credential provider or an allow list that cannot be used."""
-    settings, environment = config.images, program_environment()
+    _verification(config)
+    _providers(config)
+
+
+def image_access(config: Config) -> NodeImageAccess:
+    """Raises InvalidInput: an allow list that cannot be used."""
     directory = docker_config_directory()
-    programs = settings.credential_provider_bin_dir
-    providers = None
-    if settings.credential_provider_config is not None and programs is not None:
-        providers = load(settings.credential_provider_config, programs, environment)
     return NodeImageAccess(
         config.cache_dir / "images" / RECORDS,
-        Verification(settings.credential_verification, settings.credential_allowlist),
-        None if directory is None else DockerLogins(directory, environment),
-        providers,
+        _verification(config),
+        None if directory is None else DockerLogins(directory, program_environment()),
+        lambda: _providers(config),
     )
+
+
+def _verification(config: Config) -> Verification:
+    return Verification(config.images.credential_verification, config.images.credential_allowlist)
+
+
+def _providers(config: Config) -> Providers:
+    file, programs = config.images.credential_provider_config, config.images.credential_provider_bin_dir
+    if file is None or programs is None:
+        return Providers({})
+    return load(file, programs, program_environment())

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vzkubelet.config import Config, DriverChoice
-from vzkubelet.daemon import parts
-from vzkubelet.daemon.image_access import image_access
+from vzkubelet.daemon import image_access, parts
 from vzkubelet.errors import InvalidInput, Unsupported
 from vzkubelet.guests import ssh
 from vzkubelet.kube import credentials, kubeconfig
@@ -34,7 +33,7 @@ def mistakes(settings: Config, told: Sequence[str] = (), *, may_lack_kubeconfig:
     found: list[str] = []
     if not may_lack_kubeconfig or settings.kube.kubeconfig.exists():
         found += _mistakes(lambda: _kubeconfig(settings))
-    found += [*serving(settings), *guests(settings), *_mistakes(lambda: image_access(settings))]
+    found += [*serving(settings), *guests(settings), *_mistakes(lambda: image_access.require(settings))]
     yield from untold(settings, found, told)
 
 

@@ -42,13 +42,15 @@ class NodeImageAccess:
         root: Path,
         verification: Verification | None = None,
         docker: DockerLogins | None = None,
-        providers: Providers | None = None,
+        providers: Callable[[], Providers] | None = None,
     ) -> None:
-        """`root` is where the records are."""
+        """`root` is where the records are. `providers` loads the plugins when a login is wanted for the first time, and
+        raises InvalidInput: who only removes what is here does not need them."""
         self._records = PullRecords(root)
         self._verification = verification or Verification(CredentialVerification.NEVER_PRELOADED)
         self._docker = docker
-        self._providers = providers
+        self._load_providers = providers
+        self._providers: Providers | None = None
         self._in_flight: Counter[Intent] = Counter()
         self._unknown: set[Intent] | None = None
         """References of which nobody can say how what lies under them came: their pull died."""
@@ -61,8 +63,14 @@ class NodeImageAccess:
                 logins += await self._docker.lookup(image)
             except Error as exc:
                 _log.warning("the Docker config gives no login for %s: %s", image.repository, exc)
-        if self._providers is not None:
-            logins += await self._providers.lookup(image)
+        try:
+            async with self._reading:
+                if self._providers is None and self._load_providers is not None:
+                    self._providers = await aio.run_blocking(self._load_providers)
+            if self._providers is not None:
+                logins += await self._providers.lookup(image)
+        except Error as exc:
+            _log.warning("the credential providers give no login for %s: %s", image.repository, exc)
         return tuple(map(Candidate, dict.fromkeys(logins)))
 
     async def may_use(

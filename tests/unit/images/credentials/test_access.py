@@ -337,10 +337,34 @@ async def test_logins_of_the_node_each_once_and_a_broken_file_costs_only_itself(
     settings = ProviderSettings("test", "credentialprovider.kubelet.k8s.io/v1", ("r.io",), 0.0)
     docker = DockerLogins(tmp_path, {})
     docker.path.write_text('{"auths": {"r.io": {"username": "file", "password": "f"}}}')
-    access = NodeImageAccess(tmp_path / "a", docker=docker, providers=Providers({"t": Provider(settings, ask)}))
+    providers = Providers({"t": Provider(settings, ask)})
+    access = NodeImageAccess(tmp_path / "a", docker=docker, providers=lambda: providers)
     plugin = Candidate(RegistryCredential("plugin"))
     assert await access.node_candidates(REFERENCE) == (Candidate(RegistryCredential("file", "f")), plugin)
     docker.path.write_text("{")
     assert plugin in await access.node_candidates(REFERENCE)
     assert "the Docker config gives no login for r.io/team/vm" in caplog.text
+    await access.close()
+
+
+async def test_plugins_that_cannot_be_loaded_cost_only_themselves_until_they_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hazard: what a node runs cannot be removed because a plugin's program was removed first."""
+    loads: list[Providers] = []
+
+    def load() -> Providers:
+        if not loads:
+            raise errors.InvalidInput("plugin binary executable x did not exist")
+        return loads[0]
+
+    async def ask(image: str) -> Answer:
+        return Answer("Image", {"r.io": LOGIN})
+
+    access = NodeImageAccess(tmp_path / "a", providers=load)
+    assert await access.node_candidates(REFERENCE) == ()
+    assert "did not exist" in caplog.text
+    settings = ProviderSettings("test", "credentialprovider.kubelet.k8s.io/v1", ("r.io",), 0.0)
+    loads.append(Providers({"t": Provider(settings, ask)}))
+    assert await access.node_candidates(REFERENCE) == (NODE,)
     await access.close()
