@@ -30,6 +30,7 @@ openssh-server /usr/sbin/sshd
 sudo sudo
 qemu-utils qemu-img
 virtiofsd /usr/libexec/virtiofsd /usr/lib/qemu/virtiofsd
+xfsprogs mkfs.xfs
 zsh zsh
 NEEDS
     if [ -z "$PYTHON_FOUND" ]; then

@@ -206,6 +206,8 @@ class Fetches:
             if same is not None:
                 return same
         base = await self._base(target, family, staging, fetch)
+        if base is not None and base.chunks == target:
+            return base.content  # the same file, which came in another format
         for attempt in range(_ROOM_ATTEMPTS):
             if attempt:
                 await self._make_more_room(content, source.name, staging)

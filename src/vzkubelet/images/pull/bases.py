@@ -28,7 +28,7 @@ def find(store: Store, repository: str, target: ChunkList) -> Base | None:
     for content, chunks in _candidates(store, repository, target):
         common_bytes = data_bytes(matching_runs(chunks, target), target)
         if common_bytes > best_bytes:
-            best, best_bytes = Base(store.content_path(content.digest), chunks), common_bytes
+            best, best_bytes = Base(content, store.content_path(content.digest), chunks), common_bytes
     if best is not None:
         _log.info("%d bytes of the new version are in %s", best_bytes, best.path.name)
     return best

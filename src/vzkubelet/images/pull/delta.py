@@ -15,6 +15,7 @@ from pathlib import Path
 from vzkubelet.images.formats.chunk_index import zero_digest
 from vzkubelet.images.formats.tree import DIGEST_BYTES, ChunkList
 from vzkubelet.images.pull.writer import RawFile, Writer
+from vzkubelet.images.records import ContentRecord
 from vzkubelet.images.verification import Chunker, extents
 
 Runs = list[tuple[int, int]]
@@ -30,6 +31,7 @@ _ZERO_LIMIT_BYTES = 16 * 1024 * 1024
 class Base:
     """A content of the store whose chunks are known."""
 
+    content: ContentRecord
     path: Path
     chunks: ChunkList
 
