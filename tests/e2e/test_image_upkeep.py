@@ -148,6 +148,29 @@ def test_a_slow_pull_tells_how_far_it_is_and_writes_the_status_rarely(
     pods.kubectl("delete", "pod", "slow", "--wait", timeout_s=60)
 
 
+@pytest.mark.timeout(180)
+def test_damage_is_told_put_aside_and_pulled_again(
+    cluster: ControlPlane, start_node: StartNode, own_registry: Registry, guest_directory: Path, tmp_path: Path
+) -> None:
+    image = f"{own_registry.host}/kept:1"
+    push_idle(guest_directory, tmp_path / "idle", 1, image)
+    node = start_node("--prepull", image, "--image-scrub-interval", "2s")
+    wait_until(lambda: image in listed_images(cluster, node.name), "in the status of its node")
+    (disk,) = (path for path in (node.cache / "images" / "content").rglob("*") if path.stat().st_size == 8 * 2**20)
+    before, inode = disk.read_bytes(), disk.stat().st_ino
+    with disk.open("r+b") as file:  # only root may, as bit rot does
+        file.seek(1000)
+        file.write(bytes([before[1000] ^ 1]))
+
+    def is_whole_again() -> bool:
+        return disk.exists() and disk.stat().st_ino != inode and disk.read_bytes() == before
+
+    wait_until(is_whole_again, "pulled again")
+    told = [text for reason, text in node_events(cluster, node.name) if reason == "ImageDamaged"]
+    assert len(told) == 1
+    assert image in told[0]
+
+
 @pytest.mark.timeout(300)
 def test_collection_removes_what_nobody_uses_and_nothing_that_runs_is_pulled_ahead_or_pinned(
     cluster: ControlPlane,

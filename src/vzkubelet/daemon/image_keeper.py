@@ -47,7 +47,7 @@ def rules(settings: ImageSettings) -> Rules:
 
 class ImageKeeper:
     """`forget` drops what was remembered of images that are gone; it is given when looking for them began.
-    `on_change` hears when images went."""
+    `on_change` hears when images went, `on_damage` when one of them was put aside."""
 
     def __init__(
         self,
@@ -57,12 +57,14 @@ class ImageKeeper:
         *,
         forget: Callable[[float], Awaitable[None]],
         on_change: Callable[[], None] = lambda: None,
+        on_damage: Callable[[], None] = lambda: None,
     ) -> None:
         self._upkeep = upkeep
         self._scrub_interval_s = scrub_interval_s
         self._recorder = recorder
         self._forget = forget
         self._on_change = on_change
+        self._on_damage = on_damage
         self._failed_before = False
 
     async def run(self, old_cache: Path) -> None:
@@ -120,6 +122,7 @@ class ImageKeeper:
             _log.warning("damaged on this host, and put aside: %s", finding)
             self._recorder.node_event(EventType.WARNING, "ImageDamaged", str(finding))
             self._on_change()
+            self._on_damage()
 
 
 async def _again(what: str, work: Callable[[], Awaitable[None]], period_s: float) -> None:

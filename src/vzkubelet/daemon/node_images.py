@@ -45,6 +45,7 @@ class NodeImages:
             recorder,
             forget=self._forget,
             on_change=self.inventory.refresh,
+            on_damage=self._prepull.refresh,
         )
 
     async def run(self) -> None:

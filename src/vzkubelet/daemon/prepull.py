@@ -82,15 +82,36 @@ class Prepull:
         self._held: dict[str, str] = {}
         """What each reference pointed to when it was pulled last."""
         self._delay_s: dict[str, float] = {}
+        self._wake = asyncio.Event()
+
+    def refresh(self) -> None:
+        """Look at all of them again now: one may be gone. Those that fail keep to their delays."""
+        self._due = [(at if name in self._delay_s else 0.0, order, name) for at, order, name in self._due]
+        heapq.heapify(self._due)
+        self._wake.set()
 
     async def run(self) -> None:
         """For ever; at once back where there is nothing to do."""
         while self._due:
-            at, order, reference = self._due[0]
-            await asyncio.sleep(max(at - self._clock.monotonic(), 0.0))
+            if not await self._is_time():
+                continue
             await self._slots.wait_unused()
-            delay_s = await self._try(reference)
-            heapq.heapreplace(self._due, (self._clock.monotonic() + delay_s, order, reference))
+            _, order, reference = heapq.heappop(self._due)
+            delay_s = self._interval_s
+            try:
+                delay_s = await self._try(reference)
+            finally:
+                heapq.heappush(self._due, (self._clock.monotonic() + delay_s, order, reference))
+
+    async def _is_time(self) -> bool:
+        """Wait for the first one's time; False when another one may be the first by now."""
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(max(self._due[0][0] - self._clock.monotonic(), 0.0)):
+                await self._wake.wait()
+        except TimeoutError:
+            return True
+        return False
 
     async def _try(self, reference: str) -> float:
         """Seconds until the next time."""

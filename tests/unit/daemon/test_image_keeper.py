@@ -57,8 +57,14 @@ class World:
         self.recorder = MemoryRecorder()
         self.forgotten = 0
         self.changes = 0
+        self.damages = 0
         self.keeper = ImageKeeper(
-            self.store, scrub_interval_s, self.recorder, forget=self._forget, on_change=self._changed
+            self.store,
+            scrub_interval_s,
+            self.recorder,
+            forget=self._forget,
+            on_change=self._changed,
+            on_damage=self._damaged,
         )
 
     async def _forget(self, before: float) -> None:
@@ -66,6 +72,9 @@ class World:
 
     def _changed(self) -> None:
         self.changes += 1
+
+    def _damaged(self) -> None:
+        self.damages += 1
 
     @property
     def reasons(self) -> list[str]:
@@ -136,7 +145,7 @@ async def test_damage_is_told_and_reading_goes_on() -> None:
         await asyncio.sleep(2 * 3600)
     assert set(world.reasons) == {"ImageDamaged"}
     assert "content sha256:1 of a:1: 3 of 8 chunks" in world.recorder.events[0]
-    assert len(world.store.scrubs) == 2
+    assert len(world.store.scrubs) == world.damages == 2
     assert world.store.scrubs[0] == (300, 7 * 24 * 3600)
 
 

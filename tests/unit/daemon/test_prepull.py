@@ -193,6 +193,40 @@ async def test_a_pod_that_gives_up_waiting_leaves_its_place() -> None:
     assert not slots.locked()
 
 
+async def test_all_are_looked_at_again_when_one_may_be_gone_but_not_those_that_fail() -> None:
+    world = World("a:1", "bad:1")
+    fine = world.registry.pull
+
+    async def pull(reference: str) -> MachineImage:
+        found = await fine(reference)
+        if reference == "bad:1":
+            raise errors.NotFound("bad:1: not found", reason="ErrImagePull")
+        return found
+
+    world.prepull._pull = pull
+    async with world.running():
+        await asyncio.sleep(100)
+        before = Counter(reference for _, reference in world.registry.asked)
+        assert before["a:1"] == 1
+        world.prepull.refresh()
+        await asyncio.sleep(5)
+    after = Counter(reference for _, reference in world.registry.asked)
+    assert after == before + Counter({"a:1": 1})
+
+
+async def test_looking_again_in_the_middle_of_a_pull_loses_nothing() -> None:
+    world = World("a:1", "b:1")
+    world.registry.takes_s = 10
+    async with world.running():
+        await asyncio.sleep(5)
+        world.prepull.refresh()
+        await asyncio.sleep(3000)
+    asked = Counter(reference for _, reference in world.registry.asked)
+    assert asked["a:1"] >= 4
+    assert asked["b:1"] >= 4
+    assert world.registry.most_at_once == 1
+
+
 async def test_without_a_list_there_is_nothing_to_do() -> None:
     world = World()
     await world.prepull.run()
