@@ -318,3 +318,33 @@ async def test_json_answers_are_not_trusted_to_be_json(serve: Serve, transport: 
 
     with pytest.raises(Unavailable, match="answers no token"):
         await repository(transport, await serve(answer)).manifest("1")
+
+
+async def test_json_that_is_nested_without_end_is_an_error_like_others(
+    tmp_path: Path, serve: Serve, transport: Transport
+) -> None:
+    """Hazard: 100 KB of brackets end a pull with an exception that nobody expects."""
+    nested = '{"mediaType": ' + "[" * 100_000
+
+    async def token(request: web.Request) -> web.Response:
+        if request.path == "/token":
+            return web.Response(text=nested)
+        challenge = f'Bearer realm="http://{request.host}/token",service="x"'
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    async def refusal(_request: web.Request) -> web.Response:
+        return web.Response(status=403, text=nested)
+
+    async def manifest(_request: web.Request) -> web.Response:
+        return web.Response(text=nested, content_type="application/vnd.oci.image.manifest.v1+json")
+
+    with pytest.raises(Unavailable, match="answers no token"):
+        await repository(transport, await serve(token)).manifest("1")
+    with pytest.raises(Forbidden):
+        await repository(transport, await serve(refusal)).manifest("1")
+    library = Library(tmp_path / "cache")
+    try:
+        with pytest.raises(InvalidInput, match="manifest is malformed"):
+            await library.pull(f"{await serve(manifest)}/team/vm:1", [])
+    finally:
+        await library.close()

@@ -207,7 +207,7 @@ class Login:
         content = await read_limited(response, _TOKEN_ANSWER_LIMIT_BYTES, self._name)
         try:
             parsed = msgspec.json.decode(content, type=_TokenAnswer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise Unavailable(
                 f"{self._name}: the token service {realm.host} answers no token", reason=PULL_REASON
             ) from exc

@@ -184,7 +184,7 @@ def _media_type(response: aiohttp.ClientResponse, content: bytes) -> str:
     """The document's own word where it has one: registries and proxies get the header wrong."""
     try:
         own = msgspec.json.decode(content, type=_Typed).media_type
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         own = ""
     return own or response.content_type
 

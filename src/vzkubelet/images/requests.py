@@ -151,6 +151,6 @@ class Requests:
             body = msgspec.json.decode(
                 await read_limited(response, _ERROR_BODY_LIMIT_BYTES, self.name), type=_ErrorBody
             )
-        except (msgspec.DecodeError, UnicodeDecodeError, Error):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Error):
             return ""
         return clip("; ".join(f"{entry.code} {entry.message}".strip() for entry in body.errors))

@@ -117,5 +117,5 @@ def _json_object(path: Path) -> dict[str, object]:
             return msgspec.json.decode(file.read(), type=dict[str, object])
     except OSError as exc:
         raise InvalidInput(f"--image-config: cannot read {path}: {exc.strerror}") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidInput(f"--image-config: {path} is not a JSON object: {exc}") from exc

@@ -98,7 +98,7 @@ def decode_json(content: bytes, type_: type[T], path: Path) -> T:
     """Raises: InvalidInput."""
     try:
         return msgspec.json.decode(content, type=type_)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidInput(f"{path} is not as its tool writes it: {clip(str(exc))}") from exc
 
 
