@@ -14,11 +14,15 @@ _ROUND_S = 2.0
 _TRIAL_BYTES = 32 * 1024 * 1024
 _STARVED_SHARE = 0.3
 """Of its time that the consumer waits for bytes; below that more connections bring nothing."""
-_FAST_BYTES_PER_S = 300 * 1024 * 1024
-"""Nobody's stream over the internet is that fast, and nothing near by is faster with several."""
-_GAIN = 1.1
-"""By how much the other way must be faster to be kept."""
-_ROUNDS_UNTIL_NEXT_TRIAL = 16
+_FAST_BYTES_PER_S = 150 * 1024 * 1024
+"""Hardly a stream over the internet is that fast, and nothing near by is faster with several."""
+_GAIN_OF_SEVERAL = 1.5
+_GAIN_OF_ONE = 0.9
+"""How much faster than the way so far another one must be to be kept. Several cost the registry more, which may be
+this very machine, and where they pay they do so by far; a busy machine makes either look better at random."""
+_ROUNDS_UNTIL_TRIAL = 8
+_ROUNDS_UNTIL_TRIAL_MAX = 128
+"""Doubled each time the way so far has won."""
 
 
 class _Stage(Enum):
@@ -37,25 +41,32 @@ class Pace:
         self._stage = _Stage.STEADY
         self._rate_to_beat = 0.0
         self._rounds_until_trial = 0
+        self._pause_rounds = _ROUNDS_UNTIL_TRIAL
 
     def measured(self, size_bytes: int, duration_s: float, waited_s: float, *, several: bool) -> None:
         """After a round of `size_bytes` in which the consumer waited `waited_s` of `duration_s` for bytes."""
         if several is not self.is_several:
             return  # of another blob's reader, begun before this one's led to a change
+        if size_bytes < ROUND_MIN_BYTES:
+            return  # a small blob, or the end of one: that is the time of a request, and no rate
         duration_s = max(duration_s, 1e-6)
         rate = size_bytes / duration_s
         self.round_bytes = int(min(max(rate * _ROUND_S, ROUND_MIN_BYTES), ROUND_MAX_BYTES))
         match self._stage:
             case _Stage.STEADY:
                 self._rounds_until_trial -= 1
-                starved = waited_s > duration_s * _STARVED_SHARE
-                if starved and self._rounds_until_trial <= 0 and rate < _FAST_BYTES_PER_S:
-                    self._rate_to_beat = rate * _GAIN
+                starved = waited_s > duration_s * _STARVED_SHARE and rate < _FAST_BYTES_PER_S
+                # The cheaper way is tried from time to time, the dearer one where there is something to win.
+                if self._rounds_until_trial <= 0 and (starved or self.is_several):
                     self.is_several = not self.is_several
+                    self._rate_to_beat = rate * (_GAIN_OF_SEVERAL if self.is_several else _GAIN_OF_ONE)
                     self._stage, self.round_bytes = _Stage.WARMING, ROUND_MIN_BYTES
             case _Stage.WARMING:
                 self._stage, self.round_bytes = _Stage.TRYING, _TRIAL_BYTES
             case _Stage.TRYING:
                 if rate < self._rate_to_beat:
                     self.is_several = not self.is_several
-                self._stage, self._rounds_until_trial = _Stage.STEADY, _ROUNDS_UNTIL_NEXT_TRIAL
+                    self._pause_rounds = min(2 * self._pause_rounds, _ROUNDS_UNTIL_TRIAL_MAX)
+                else:
+                    self._pause_rounds = _ROUNDS_UNTIL_TRIAL
+                self._stage, self._rounds_until_trial = _Stage.STEADY, self._pause_rounds
