@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -176,7 +176,7 @@ def _key(location: str) -> str:
     except ValueError:
         return ""
     host = parts.netloc.rpartition("@")[2]
-    path = parts.path
+    path = unquote(parts.path)
     if path.startswith(("/v1/", "/v2/")):
         path = path[3:]
     return host if path in ("", "/") else host + path
@@ -187,7 +187,7 @@ def matches(pattern: str, image: str) -> bool:
     equal ports, as many host labels, each matching its glob, and the path a prefix (kubelet ``URLsMatch``)."""
     pattern_host, pattern_port, pattern_path = _split(pattern)
     image_host, image_port, image_path = _split(image)
-    if pattern_port != image_port or not image_path.startswith(pattern_path):
+    if pattern_port != image_port or not image_path.startswith(unquote(pattern_path)):
         return False
     globs, labels = pattern_host.split("."), image_host.split(".")
     return len(globs) == len(labels) and all(

@@ -60,6 +60,7 @@ def users(image: str, *configs: bytes) -> list[str]:
         ("[::1]", "[::1]:5000/app", False),
         ("host:port", "host.io/app", False),
         ("user@registry.io", "registry.io/app", True),
+        ("registry.io/%74eam", "registry.io/team/app", True),
         # What the kubelet's own tests of its keyring say.
         ("https://hello.kubernetes.io", "hello.kubernetes.io/foo/bar", True),
         ("https://*.docker.io", "prefix.docker.io/foo/bar", True),
