@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,12 +20,13 @@ import pytest_asyncio
 from tests.cluster.registry import Registry
 from tests.support.vm_images import MIB, VmFiles, make_files, push
 from vzkubelet.aio import cancel, spawn
-from vzkubelet.errors import Exhausted, NotFound
+from vzkubelet.errors import Exhausted, NotFound, Unavailable
 from vzkubelet.images import Finding, Library, Rules, Upkeep, contents, scrubbing, verification
-from vzkubelet.images.records import ContentRecord
+from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord
 from vzkubelet.images.store import Store
 from vzkubelet.machines.clone import CloneMethod, clone_disk_for_qemu
 from vzkubelet.machines.directory import MachineRoot
+from vzkubelet.model.reference import parse
 from vzkubelet.ports import MachineImage
 
 NOW_RULES = Rules(high_percent=0, low_percent=0, min_age_s=0)
@@ -192,6 +194,69 @@ async def test_verifying_tells_what_is_missing_and_what_was_never_here(
     assert "not here" in finding.reason
     with pytest.raises(NotFound, match="image ls"):
         await upkeep.verify([f"{registry.host}/{path}:other"])
+
+
+# --- Stores of before, without records
+
+
+def forget_records(cache: Path) -> None:
+    """As stores were laid out once: contents and nothing beside them."""
+    for path in (cache / "content" / "sha256").iterdir():
+        if "." in path.name:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+async def test_a_store_of_before_is_verified_once_however_many_pods_ask_and_a_machine_of_it_lives_on(
+    tmp_path: Path, registry: Registry, library: Library, upkeep: Upkeep, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_files(tmp_path / "files")
+    image = await pulled(library, registry, path, files)
+    forget_records(tmp_path / "cache")
+    base = tmp_path / "base.img"
+    base.hardlink_to(image.disk)
+    examined: list[str] = []
+
+    def examine(path: Path, *rest: Any, **named: Any) -> verification.Verdict:
+        examined.append(path.name)
+        return verification.examine(path, *rest, **named)
+
+    monkeypatch.setattr(contents, "examine", examine)
+    found = await asyncio.gather(*(library.find(image.reference) for _ in range(5)))
+    assert all(found)
+    assert sorted(examined) == sorted([image.disk.name, image.aux.name])
+    assert await library.remove(image.reference) < MIB, "the blocks are the machine's as well"
+    assert files.same_as(base, files.aux)
+
+
+async def test_closing_ends_a_long_verification_soon(tmp_path: Path) -> None:
+    store = Store(tmp_path / "images")
+    target, digest = parse("registry.test/guest:1"), "sha256:" + "1" * 64
+    disk = ContentRecord("sha256:" + "2" * 64, 1 << 42)  # 4 TiB of zeros: an hour of hashing
+    store.contents.directory.mkdir(parents=True)
+    with store.content_path(disk.digest).open("wb") as file:
+        file.truncate(disk.size_bytes)
+    store.commit_image(
+        ImageRecord(manifest_digest=digest, os="linux", architecture="amd64", disk=disk, aux=disk), b"{}"
+    )
+    store.commit_reference(
+        target,
+        ReferenceRecord(
+            reference=str(target),
+            repository=target.repository,
+            resolved_digest=digest,
+            manifest_digest=digest,
+            pulled_at="2026-01-01T00:00:00Z",
+        ),
+    )
+    library = Library(tmp_path / "images")
+    finding = spawn(library.find(str(target)), name="find", on_crash=lambda _: None)
+    await asyncio.sleep(0.1)
+    assert not finding.done()
+    started = time.monotonic()
+    await library.close()
+    assert time.monotonic() - started < 5
+    with pytest.raises(Unavailable):
+        await finding
 
 
 # --- Scrubs
