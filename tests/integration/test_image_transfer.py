@@ -478,10 +478,10 @@ async def test_volume_that_is_too_small_from_the_start(
     status = os.statvfs(tmp_path)
 
     class Small:
-        f_bavail, f_frsize = 1, status.f_frsize
+        f_blocks, f_bavail, f_frsize = 1000, 1, status.f_frsize
 
     monkeypatch.setattr(os, "statvfs", lambda _: Small)
-    with pytest.raises(Exhausted, match=f"bytes are needed, {status.f_frsize} bytes are free"):
+    with pytest.raises(Exhausted, match=f"bytes wanted, {status.f_frsize} bytes free"):
         await library.pull(f"{proxy.host}/{path}:1", [])
     disk = RawRepository(registry.url, path).layer_digest("1", "disk")
     assert disk not in proxy.blob_downloads()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from vzkubelet.aio import cancel, run_blocking, spawn, uninterrupted
 from vzkubelet.errors import Exhausted, Forbidden, Integrity, InvalidInput, Unauthenticated
-from vzkubelet.images.formats.artifact import PULL_REASON, Chunked, Content, Streams
+from vzkubelet.images.formats.artifact import Chunked, Content, Streams
 from vzkubelet.images.formats.chunk_index import ChunkIndex
 from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.images.pull import bases, ledger
@@ -61,18 +61,18 @@ class Fetches:
     def __init__(
         self,
         store: Store,
+        make_room: MakeRoom,
         *,
         streams: int = 2,
         concurrency: int = 8,
         limit: RateLimit | None = None,
-        make_room: MakeRoom | None = None,
     ) -> None:
         """`streams` = contents at the same time, `concurrency` = ranges of one on their way at the same time."""
         self._store = store
         self._slots = asyncio.Semaphore(streams)
         self._concurrency = concurrency
         self._limit = limit
-        self._make_room = make_room or self._only_look
+        self._make_room = make_room
         self._running: dict[str, _Fetch] = {}
 
     async def ensure(self, content: Content, repository: Repository, family: str, advanced: Advanced) -> ContentRecord:
@@ -267,16 +267,6 @@ class Fetches:
     def _free_bytes(self) -> int:
         status = os.statvfs(self._store.staging_root)
         return status.f_bavail * status.f_frsize
-
-    async def _only_look(self, wanted_bytes: int, name: str) -> int:
-        free_bytes = await run_blocking(self._free_bytes)
-        if free_bytes < wanted_bytes:
-            raise Exhausted(
-                f"{name}: no space: {wanted_bytes} bytes are needed, {free_bytes} bytes are free on the volume of the "
-                "cache directory",
-                reason=PULL_REASON,
-            )
-        return 0
 
 
 def _wanted_bytes(content: Content, index: ChunkIndex | None, staging: Staging) -> int:

@@ -22,6 +22,7 @@ from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord
 from vzkubelet.images.registry import Document, Repository
 from vzkubelet.images.store import Store
 from vzkubelet.images.transport import Transport
+from vzkubelet.images.upkeep import Upkeep
 from vzkubelet.model.oci import MANIFEST_LIMIT_BYTES, Platform
 from vzkubelet.model.reference import Reference, parse
 from vzkubelet.ports import MachineImage, PullProgress, RegistryCredential
@@ -67,16 +68,16 @@ class Library:
         """`streams` = contents that are pulled at the same time, `concurrency` = requests at the same time for each.
 
         `supports` says why a hardware model (its data representation) cannot run here, None when it can; it is asked
-        before the disk of a macOS image is moved. `make_room`: see `Upkeep.make_room`; without it nothing is removed
-        for a pull.
+        before the disk of a macOS image is moved. `make_room` is `Upkeep.make_room`; by default that of one that
+        removes what nothing points to.
         """
         self._store = Store(root)
         self._platforms = tuple(platforms)
         self._supports = supports
-        self._make_room = make_room
+        self._make_room = make_room or Upkeep(self._store).make_room
         self._verifying = BlockingPool("verify-images", 1)
         self._transport = Transport(plain_http=plain_http, tls=tls)
-        self._fetches = Fetches(self._store, streams=streams, concurrency=concurrency, limit=rate, make_room=make_room)
+        self._fetches = Fetches(self._store, self._make_room, streams=streams, concurrency=concurrency, limit=rate)
 
     async def recover(self) -> None:
         """Remove what dead processes left. For the start of a daemon; what other processes pull is not touched."""
@@ -226,7 +227,7 @@ class Library:
                 try:
                     await self._hold(held)
                 except OSError as exc:
-                    if exc.errno not in FULL or self._make_room is None:
+                    if exc.errno not in FULL:
                         raise
                     await self._make_room(LEAST_ROOM_BYTES, name)
                     await self._hold(held)
