@@ -116,13 +116,14 @@ class _Request:
 
     async def _pulled(self, image: Reference) -> ports.Image:
         access, clock = self._world.image_access, self._world.clock
-        candidates = (*await self._own_candidates(image), *await access.node_candidates(image))
+        own = await self._own_candidates(image)
+        first: Sequence[Candidate | None] = own or await access.node_candidates(image) or (None,)
         async with access.pulling(self._wanted(image)) as recording:
             self._event("Pulling", f'Pulling image "{self._name}"')
             waiting_since = clock.monotonic()
             async with self._slot():
                 began = clock.monotonic()
-                pulled, used = await self._pull_with(candidates)
+                pulled, used = await self._pull_with(first, image if own else None)
                 took = duration.format_go(clock.monotonic() - began)
             await recording.succeeded(pulled.image_id, used)
         with_waiting = duration.format_go(clock.monotonic() - waiting_since)
@@ -138,19 +139,26 @@ class _Request:
         slots = self._world.pull_slots
         return contextlib.nullcontext() if slots is None or self._runtime is not self._world.machines else slots
 
-    async def _pull_with(self, candidates: Sequence[Candidate]) -> tuple[ports.Image, Candidate | None]:
-        """With each login in turn until one works; without any, anonymously."""
+    async def _pull_with(
+        self, first: Sequence[Candidate | None], asks_node: Reference | None
+    ) -> tuple[ports.Image, Candidate | None]:
+        """With each login in turn until one works; None = anonymously. The node's logins for `asks_node` come last, and
+        its helpers and plugins are not waited for where the pod's own login does."""
         faults: list[errors.Error] = []
         tried: set[ports.RegistryCredential] = set()
-        for candidate in candidates or (None,):
-            if candidate is not None and candidate.login in tried:
-                continue
+        waiting = list(first)
+        while waiting:
+            candidate = waiting.pop(0)
             logins = () if candidate is None else (candidate.login,)
-            tried.update(logins)
-            try:
-                return await self._runtime.pull_image(self._name, logins, self._progress), candidate
-            except _OF_A_LOGIN as exc:
-                faults.append(exc)
+            if tried.isdisjoint(logins):
+                tried.update(logins)
+                try:
+                    return await self._runtime.pull_image(self._name, logins, self._progress), candidate
+                except _OF_A_LOGIN as exc:
+                    faults.append(exc)
+            if not waiting and asks_node is not None:
+                waiting += await self._world.image_access.node_candidates(asks_node)
+                asks_node = None
         raise _aggregate(faults)
 
     async def _own_candidates(self, image: Reference) -> tuple[Candidate, ...]:

@@ -211,6 +211,20 @@ async def test_all_candidates_in_turn_the_pods_before_the_nodes(images: Images) 
     assert images.recorder.events[1].endswith(" including waiting). Image size: 4096 bytes.")
 
 
+async def test_the_nodes_helpers_are_not_waited_for_where_the_pods_own_login_does(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hazard: a key store that waits for its owner holds up every pod of the node."""
+
+    async def hang(*_: object) -> object:
+        raise AssertionError("the node's logins were asked for")
+
+    monkeypatch.setattr(DockerLogins, "lookup", hang)
+    images.secret("a", "pull", r="right:p")
+    await images.ensure("a", "pull")
+    assert images.machines.users == ["right"]
+
+
 async def test_what_all_candidates_were_told(images: Images) -> None:
     images.secret("a", "one", r="wrong:p")
     images.secret("a", "two", r="older:p")
