@@ -437,6 +437,25 @@ def test_a_full_volume_is_told_with_figures_and_left_clean(tmp_path: Path) -> No
         subprocess.run(["umount", volume], check=True)
 
 
+def test_a_volume_that_becomes_full_is_told_with_figures_and_left_clean(tmp_path: Path) -> None:
+    """A compressed disk tells too late how large it is."""
+    directory = vm_bundles.utm_qemu(tmp_path / "vm.utm")
+    disk, raw = directory / "Data" / "0F4B.img", tmp_path / "raw"
+    raw.write_bytes((b"compressible " * MIB)[: 12 * MIB])
+    disk.unlink()
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-c", "-O", "qcow2", raw, disk], check=True)
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", volume], check=True)
+    try:
+        store = Store(volume / "images")
+        with pytest.raises(Exhausted, match=r"No space left on device, \d+ bytes are free"):
+            bundles.import_bundle(store, bundles.read(directory), TARGET, silent)
+        assert leftovers(store.root) == []
+    finally:
+        subprocess.run(["umount", volume], check=True)
+
+
 def test_a_digest_is_no_target(store: Store, tmp_path: Path) -> None:
     bundle = bundles.read(vm_bundles.tart(tmp_path / "vm"))
     with pytest.raises(InvalidInput, match="under a tag"):

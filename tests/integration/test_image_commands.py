@@ -388,3 +388,34 @@ async def test_a_full_volume_is_one_line_with_figures(tmp_path: Path, large: str
         assert re.search(r"\d+ bytes free", output)
     finally:
         subprocess.run(["umount", volume], check=True)
+
+
+async def test_a_terminal_gets_a_bar_with_rate_and_time_left(tmp_path: Path, large: str) -> None:
+    controller, terminal = os.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            shown.extend(os.read(controller, 65536))
+        except OSError:  # EIO: the other side has gone
+            asyncio.get_running_loop().remove_reader(controller)
+
+    asyncio.get_running_loop().add_reader(controller, read)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *slow_pull(tmp_path, large, "8Mi"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=terminal,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        )
+        os.close(terminal)
+        out, _ = await asyncio.wait_for(process.communicate(), WAIT_S)
+    finally:
+        asyncio.get_running_loop().remove_reader(controller)
+        os.close(controller)
+    assert process.returncode == 0
+    assert out.startswith(f"Pulled {large}\n".encode()), "the bar is not on standard output"
+    text = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", bytes(shown)).decode()
+    assert "━" in text
+    assert re.search(r"pull .*\d+\.\d of 24\.\d MiB, [\d.]+ MiB/s, \d+s left", text)
+    assert "24.0 of 24.0 MiB" in text

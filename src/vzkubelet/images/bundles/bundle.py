@@ -3,6 +3,7 @@
 import errno
 import os
 import plistlib
+import shutil
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -155,5 +156,7 @@ def write_fault(exc: OSError, path: Path) -> Error:
     if isinstance(exc, PermissionError):
         return Forbidden(f"cannot write {path}: {reason}")
     if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Exhausted(f"cannot write {path}: {reason}; free space on its volume")
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        free_bytes = shutil.disk_usage(there).free
+        return Exhausted(f"cannot write {path}: {reason}, {free_bytes} bytes are free on its volume; see `image prune`")
     return Unavailable(f"cannot write {path}: {reason}")
