@@ -17,8 +17,11 @@ class CountingRelay:
         self._port = port
         self.sent_bytes = 0
         """By clients, heads of requests included."""
+        self.cuts: list[int] = []
+        """When clients have sent that much in all, every connection breaks, once for each."""
         self._changed = asyncio.Condition()
         self._relays: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -29,6 +32,7 @@ class CountingRelay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
+        self._break()
         await cancel(*self._relays)
         await self._server.wait_closed()
 
@@ -42,18 +46,27 @@ class CountingRelay:
         assert task is not None
         self._relays.add(task)
         task.add_done_callback(self._relays.discard)
-        with contextlib.suppress(OSError):
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
-            back = spawn(self._copy(up_reader, writer, counted=False), name="relay back", on_crash=lambda _: None)
-            try:
+        writers = {writer}
+        self._writers.add(writer)
+        try:
+            with contextlib.suppress(OSError):
+                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+                writers.add(up_writer)
+                self._writers.add(up_writer)
+                back = spawn(self._copy(up_reader, writer, counted=False), name="relay back", on_crash=lambda _: None)
+                self._relays.add(back)
                 await self._copy(reader, up_writer, counted=True)
-            finally:
-                # What the client has sent reaches the registry also when the client is dead.
-                up_writer.close()
-                with contextlib.suppress(OSError):
-                    await up_writer.wait_closed()
-                await cancel(back)
-                writer.close()
+                up_writer.write_eof()  # what a client has sent reaches the registry also when the client is dead
+                await back
+        finally:
+            for opened in writers:
+                opened.transport.abort()
+            self._writers -= writers
+            await asyncio.sleep(0)
+
+    def _break(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool) -> None:
         with contextlib.suppress(OSError):
@@ -61,6 +74,12 @@ class CountingRelay:
                 writer.write(data)
                 await writer.drain()
                 if counted:
-                    self.sent_bytes += len(data)
-                    async with self._changed:
-                        self._changed.notify_all()
+                    await self._count(len(data))
+
+    async def _count(self, size_bytes: int) -> None:
+        self.sent_bytes += size_bytes
+        if self.cuts and self.sent_bytes >= self.cuts[0]:
+            del self.cuts[0]
+            self._break()
+        async with self._changed:
+            self._changed.notify_all()

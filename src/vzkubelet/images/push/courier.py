@@ -53,7 +53,7 @@ class _Start(msgspec.Struct, frozen=True):
 
 class _Request(msgspec.Struct, frozen=True):
     verb: str
-    """``begin``, ``resume``, ``send`` or ``finish``."""
+    """``begin``, ``resume``, ``lock``, ``send`` or ``finish``."""
     location: str = ""
     size_bytes: int = 0
     digest: str = ""
@@ -107,6 +107,7 @@ class Courier:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._slot: mmap.mmap | None = None
+        self._locked = ""
 
     async def begin_upload(self) -> CarriedUpload:
         """As `Repository.begin_upload`."""
@@ -119,6 +120,10 @@ class Courier:
 
     async def carry(self, chunk: bytes | memoryview, location: str, record: tuple[Ledger, str] | None) -> _Answer:
         ledger, digest = (str(record[0].path), record[1]) if record is not None else ("", "")
+        if ledger and ledger != self._locked:
+            # Before anything is sent: whoever comes after this push must find the lock.
+            await self.ask(_Request("lock", ledger=ledger))
+            self._locked = ledger
         request = _Request("send", location=location, size_bytes=len(chunk), digest=digest, ledger=ledger)
         return await self.ask(request, chunk)
 
@@ -191,6 +196,7 @@ class Courier:
     async def _drop(self) -> None:
         writer, slot = self._writer, self._slot
         self._writer = self._reader = self._slot = None
+        self._locked = ""
         if writer is not None:
             writer.close()
         if slot is not None:
@@ -223,19 +229,19 @@ async def _serve(connection: socket.socket) -> None:
 
 
 class _Errands:
-    """What is asked of the process. The ledger that it wrote to last stays locked until it is told another."""
+    """What is asked of the process. The ledger that is written to stays locked until another one is."""
 
     def __init__(self, repository: Repository, slot: mmap.mmap) -> None:
         self._repository = repository
         self._slot = slot
         self._uploads: dict[str, Upload] = {}
-        self._ledger_path = ""
-        self._lock = -1
+        self._descriptor = -1
 
     async def do(self, request: _Request) -> _Answer:
         verbs: dict[str, Callable[[_Request], Awaitable[_Answer]]] = {
             "begin": self._begin,
             "resume": self._resume,
+            "lock": self._lock,
             "send": self._send,
             "finish": self._finish,
         }
@@ -256,8 +262,6 @@ class _Errands:
         upload = self._uploads.get(request.location)
         if upload is None:
             raise NotFound(f"{self._repository.name}: an upload that nobody began")
-        if request.ledger != self._ledger_path:
-            self._lock_ledger(request.ledger)
         await upload.send(memoryview(self._slot)[: request.size_bytes])
         if request.ledger:
             record = UploadRecord(location=upload.location, offset=upload.offset, digest=request.digest)
@@ -274,10 +278,11 @@ class _Errands:
         self._uploads = {upload.location: upload}
         return _Answer(location=upload.location, offset=upload.offset, chunk_min_bytes=upload.chunk_min_bytes)
 
-    def _lock_ledger(self, path: str) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._ledger_path, self._lock = path, courier_lock(Path(path)) if path else -1
+    async def _lock(self, request: _Request) -> _Answer:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = courier_lock(Path(request.ledger))
+        return _Answer()
 
 
 if __name__ == "__main__":
