@@ -12,7 +12,11 @@ from vzkubelet.machines import process, process_table
 from vzkubelet.machines.vz import self_check_host
 from vzkubelet.machines.vz.self_check_report import Check, State
 
-MAC_ONLY = {"clonefile", "F_FULLFSYNC of a file and its directory"}
+MAC_ONLY = {
+    "clonefile",
+    "a clone leaves the change time of its source",
+    "F_FULLFSYNC of a file and its directory",
+}
 
 
 async def findings() -> dict[str, Check]:
@@ -80,3 +84,16 @@ async def test_a_mac_without_clones_fails(monkeypatch: pytest.MonkeyPatch) -> No
     found = await findings()
     assert found["clonefile"] == Check("host", "clonefile", State.FAILED, "a clone", "none: is this APFS?")
     assert found["F_FULLFSYNC of a file and its directory"].state is State.OK
+
+
+@pytest.mark.parametrize("touches", [True, False])
+async def test_clones_that_touch_their_source_are_told(monkeypatch: pytest.MonkeyPatch, touches: bool) -> None:
+    def copy(source: Path, target: Path) -> bool:
+        target.write_bytes(source.read_bytes())
+        if touches:
+            source.chmod(0o600)
+        return True
+
+    monkeypatch.setattr(self_check_host, "reflink", copy)
+    found = (await findings())["a clone leaves the change time of its source"]
+    assert found.state is (State.DIFFERENT if touches else State.OK)

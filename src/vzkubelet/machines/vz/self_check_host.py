@@ -29,6 +29,8 @@ _ROLE = "self-check"
 _TRIAL_S = 15.0
 _POLL_S = 0.01
 _STARTING_S = 2.0
+_TICK_S = 0.02
+"""After that a change has another time, however coarse the clock of the file system is."""
 _LONG_NAME = "as-deep-as-the-directory-of-a-machine-below-the-library-of-somebody-with-a-long-name"
 _BYTES = b"self-check"
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
@@ -219,6 +221,36 @@ async def _clone(directory: Path, _: str) -> None:
         raise _Found("a clone that changes with its source")
 
 
+async def _untouched(directory: Path, _: str) -> None:
+    """By its change time a stored image is known to be the file that was verified."""
+    source = directory / "source.img"
+    source.write_bytes(_BYTES * 10_000)
+    source.chmod(0o444)
+    before = source.stat().st_ctime_ns
+    for number in range(2):
+        await asyncio.sleep(_TICK_S)
+        if not reflink(source, directory / f"clone-{number}.img"):
+            raise _Skipped("this file system has no reflinks")
+        source.read_bytes()
+    if source.stat().st_ctime_ns != before:
+        raise _Different("another one; images are read in full before each start")
+
+
+async def _directory_lock(directory: Path, _: str) -> None:
+    """flock(2), by which an image is not removed while a machine is made of it."""
+    descriptors = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY) for _ in range(2)]
+    try:
+        fcntl.flock(descriptors[0], fcntl.LOCK_SH)
+        try:
+            fcntl.flock(descriptors[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        raise _Found("none: the second one had it, too")
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
 async def _full_sync(directory: Path, _: str) -> None:
     if _FULL_SYNC is None:
         raise _Skipped("only a Mac has it")
@@ -251,5 +283,7 @@ _TRIALS = (
     _Trial("a descriptor is passed over a socket", "one descriptor", _passed_descriptor),
     _Trial("sockets for Ethernet frames", "large buffers", _frames),
     _Trial("clonefile", "a clone", _clone),
+    _Trial("a clone leaves the change time of its source", "the same time", _untouched),
+    _Trial("a lock on a directory", "a lock", _directory_lock),
     _Trial("F_FULLFSYNC of a file and its directory", "no error", _full_sync),
 )
