@@ -5,9 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from vzkubelet.errors import Error
-from vzkubelet.images import Listing
+from vzkubelet.images.usage import ImageUsage
 from vzkubelet.model.node import ContainerImage
-from vzkubelet.model.reference import parse
 from vzkubelet.node import images
 
 _log = logging.getLogger(__name__)
@@ -58,15 +57,17 @@ class ImageInventory:
             self.on_change()
 
 
-def machine_images(listings: Iterable[Listing]) -> list[ContainerImage]:
-    """References that point to one image are names of it, behind its digest in each of their repositories."""
-    by_image: dict[str, list[Listing]] = {}
-    for listing in listings:
-        by_image.setdefault(listing.manifest_digest, []).append(listing)
-    found = []
-    for digest, rows in by_image.items():
-        references = [parse(row.reference) for row in rows]
-        digests = [f"{reference.repository}@{digest}" for reference in references]
-        names = [*digests, *(str(reference) for reference in references)]
-        found.append(ContainerImage(names=list(dict.fromkeys(names)), size_bytes=rows[0].allocated_bytes))
-    return found
+def machine_images(stored: Iterable[ImageUsage]) -> list[ContainerImage]:
+    """By what pods' statuses call them, by the digests that their tags have at the registry, and by reference; with
+    what they take of the volume."""
+    return [ContainerImage(names=_names(image), size_bytes=image.allocated_bytes) for image in stored]
+
+
+def _names(image: ImageUsage) -> list[str]:
+    digests = [
+        f"{pointer.repository}@{digest}"
+        for pointer in image.references
+        for digest in (pointer.manifest_digest, pointer.resolved_digest)
+        if not image.record.adopted  # no registry knows the name of what came from a cache of files
+    ]
+    return list(dict.fromkeys([*digests, *(pointer.reference for pointer in image.references)]))

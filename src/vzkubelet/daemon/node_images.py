@@ -80,7 +80,7 @@ class NodeImages:
         await self._parts.image_access.prune(self._parts.image_finders(), before)
 
     async def _machine_images(self) -> list[ContainerImage]:
-        return image_inventory.machine_images(await self._parts.images.listing())
+        return image_inventory.machine_images((await self._parts.upkeep.usage()).images)
 
     async def _container_images(self) -> list[ContainerImage]:
         return await self._parts.sidecars.listed_images()
