@@ -9,7 +9,10 @@ import secrets
 import shutil
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from vzkubelet.errors import AlreadyExists
 
 STAGING_PREFIX = ".staging-"
 """What a crash left half made starts with this and may be removed by whoever owns the directory."""
@@ -81,6 +84,26 @@ def open_regular(path: Path) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return descriptor
+
+
+@contextlib.contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory beside `target` that takes its place at the end, or goes away when something fails.
+
+    Raises: AlreadyExists when there is something at `target`, be it a link to nowhere; OSError.
+    """
+    if os.path.lexists(target):
+        raise AlreadyExists(f"{target} exists: give another directory, or remove it")
+    staging = target.with_name(f"{STAGING_PREFIX}{secrets.token_hex(4)}-{target.name}")
+    staging.mkdir(parents=True, mode=0o700)
+    try:
+        yield staging
+        sync_directory(staging)
+        staging.rename(target)
+        sync_directory(target.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def remove_tree(path: Path) -> None:

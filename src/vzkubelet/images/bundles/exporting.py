@@ -2,17 +2,15 @@
 nothing here."""
 
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
-from vzkubelet.errors import AlreadyExists, Exhausted, Unsupported
-from vzkubelet.files import STAGING_PREFIX, reflink, sync_directory, write_atomic
+from vzkubelet.errors import Exhausted, Unsupported
+from vzkubelet.files import new_directory, reflink, write_atomic
 from vzkubelet.images.bundles import macosvm, tart
 from vzkubelet.images.bundles.bundle import read_fault, write_fault
 from vzkubelet.images.bundles.copying import new_file
@@ -35,11 +33,14 @@ def export(machine: Machine, disk: Path, aux: Path, directory: Path, tool: Tool,
     Raises: AlreadyExists, Unsupported (the tool runs no such machine), Exhausted, Forbidden, Unavailable.
     """
     documents, disk_name, aux_name = _description(machine, tool)
-    with _staged(directory) as staging:
-        for name, content in documents.items():
-            write_atomic(staging / name, content, 0o644)
-        for source, name in ((aux, aux_name), (disk, disk_name)):
-            _clone(source, staging / name, report)
+    try:
+        with new_directory(directory) as staging:
+            for name, content in documents.items():
+                write_atomic(staging / name, content, 0o644)
+            for source, name in ((aux, aux_name), (disk, disk_name)):
+                _clone(source, staging / name, report)
+    except OSError as exc:
+        raise write_fault(exc, directory) from exc
 
 
 def _description(machine: Machine, tool: Tool) -> tuple[dict[str, bytes], str, str]:
@@ -81,23 +82,3 @@ def _copy(descriptor: int, target: Path, report: Report) -> None:
         for block in read_blocks(descriptor, status.st_size):
             copy.write(block)
             report(f"export {target.name}", copy.position, status.st_size)
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A directory beside `target` that takes its place at the end, or goes away when it fails."""
-    if os.path.lexists(target):
-        raise AlreadyExists(f"{target} exists: give another directory, or remove it")
-    staging = target.with_name(f"{STAGING_PREFIX}{secrets.token_hex(4)}-{target.name}")
-    try:
-        staging.mkdir(parents=True, mode=0o700)
-        try:
-            yield staging
-            sync_directory(staging)
-            staging.rename(target)
-            sync_directory(target.parent)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-    except OSError as exc:
-        raise write_fault(exc, target) from exc

@@ -4,8 +4,6 @@
 the machine in a window.
 """
 
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +11,7 @@ from typing import Any
 
 import msgspec
 
-from vzkubelet.errors import AlreadyExists
-from vzkubelet.files import STAGING_PREFIX, sync_directory, write_atomic
+from vzkubelet.files import new_directory, write_atomic
 from vzkubelet.machines.directory import MachineDirectory, os_fault
 from vzkubelet.machines.vz.installation import Installed
 
@@ -28,18 +25,9 @@ def staged(target: Path) -> Iterator[Path]:
 
     Raises: AlreadyExists, Exhausted, Unavailable.
     """
-    if target.exists():
-        raise AlreadyExists(f"{target} exists: give another directory, or remove it")
-    staging = target.with_name(f"{STAGING_PREFIX}{secrets.token_hex(4)}-{target.name}")
     try:
-        staging.mkdir(parents=True, mode=0o700)
-        try:
+        with new_directory(target) as staging:
             yield staging
-            staging.rename(target)
-            sync_directory(target.parent)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
     except OSError as exc:
         raise os_fault(exc, f"cannot make {target}") from exc
 
