@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import queue
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -28,7 +29,7 @@ from vzkubelet.images.pull.delta import Base, Runs, gaps, joined
 from vzkubelet.images.pull.journal import Advanced, Journal
 from vzkubelet.images.pull.ledger import Kept, Ledger
 from vzkubelet.images.pull.source import Source
-from vzkubelet.images.pull.spans import Piece, Span, spans, stored_bytes
+from vzkubelet.images.pull.spans import GAP_BYTES, Piece, Span, spans, stored_bytes
 from vzkubelet.images.pull.streamed import Moved
 from vzkubelet.images.pull.writer import RawFile, Writer
 from vzkubelet.images.records import ContentRecord
@@ -37,6 +38,14 @@ from vzkubelet.images.verification import Chunker, extents
 
 _log = logging.getLogger(__name__)
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
+_SPANS_AHEAD = 2
+"""Spans that wait for a thread: enough that none is ever idle, and little that a kill loses."""
+_READERS = 2
+"""Ranges that are read at the same time at first. Near a registry more bring nothing and hold more in the air; where
+bytes come slowly, readers are added up to the source's concurrency."""
+_FAST_BYTES_PER_S = 150 * 1024 * 1024
+_GROUP_BYTES = 16 * 1024 * 1024
+"""Longest range of one reader: Distribution's registry takes 3 to 4 ms for each, whatever its length."""
 _WINDOW_LIMIT_BYTES = 128 * 1024 * 1024
 """What zstd calls its own limit for decoders; a frame of a chunk never needs it."""
 
@@ -148,57 +157,82 @@ class ChunkedMove:
     async def _fetch(self, missing: list[int], file: RawFile, journal: Journal) -> None:
         desk = _Desk(self._index, file, journal, self._damaged)
         pool = BlockingPool("pull", _WORKERS)
-        workers: list[asyncio.Task[None]] = []
+        storing = asyncio.Semaphore(_WORKERS + _SPANS_AHEAD)
+        readers: set[asyncio.Task[None]] = set()
+        began_s, began_at = time.monotonic(), self._done_bytes
+
+        async def read(group: list[Span]) -> None:
+            await self._read(group, desk, pool, storing)
+
         try:
-            wanted = await run_blocking(_Wanted, spans(self._index, missing))  # it sorts them all
-            first = wanted.take()
-            if first is None:
-                return
-            # Alone: only its answer tells whether the server knows ranges.
-            await self._move(first, desk, pool)
-            workers += [
-                spawn(self._work(wanted, desk, pool), name="ranges of a pull", on_crash=lambda _: None)
-                for _ in range(self._source.concurrency)
-            ]
-            await asyncio.gather(*workers)
+            groups = await run_blocking(_Groups, spans(self._index, missing))  # it sorts them all
+            wanted = min(_READERS, self._source.concurrency)
+            while True:
+                while len(readers) < wanted and (group := groups.take()) is not None:
+                    readers.add(spawn(read(group), name="a range of a pull", on_crash=lambda _: None))
+                if not readers:
+                    break
+                done, readers = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+                for reader in done:
+                    reader.result()
+                rate = (self._done_bytes - began_at) / max(time.monotonic() - began_s, 1e-6)
+                if rate < _FAST_BYTES_PER_S and not storing.locked() and wanted < self._source.concurrency:
+                    wanted += 1
         finally:
-            await uninterrupted(cancel(*workers), name="end of ranges")
+            await uninterrupted(cancel(*readers), name="end of ranges")
             # What is being written is written: a thread cannot be stopped, and its file is closed next.
             await uninterrupted(run_blocking(pool.close), name="end of chunks")
             desk.close()
 
-    async def _work(self, wanted: "_Wanted", desk: "_Desk", pool: BlockingPool) -> None:
-        while (span := wanted.take()) is not None:
-            if self._source.repository.blobs.is_rangeless:
-                await self._stream([span, *wanted.take_pack(span.pack)], desk, pool)
-            else:
-                await self._move(span, desk, pool)
-
-    async def _move(self, span: Span, desk: "_Desk", pool: BlockingPool) -> None:
-        blob = self._source.blob(self._layout.packs[span.pack])
-        data = await blob.fetch(span.start, span.end)
-        try:
-            await pool.run(desk.store, span, data)
-        except Integrity as exc:
-            _log.warning("%s; fetching it again", exc)
-            data = await blob.fetch(span.start, span.end)
-            await pool.run(desk.store, span, data)
-        self._came(sum(_distinct(span.pieces)))
-
-    async def _stream(self, group: list[Span], desk: "_Desk", pool: BlockingPool) -> None:
-        """From a server that knows no ranges: a pack is read once, and cut up as it comes."""
-        pack = self._layout.packs[group[0].pack]
-        position, held = group[0].start, bytearray()
+    async def _read(self, group: list[Span], desk: "_Desk", pool: BlockingPool, storing: asyncio.Semaphore) -> None:
+        """Read a row of spans as one range, and hand each to a thread as soon as it is complete."""
+        stores: list[asyncio.Task[None]] = []
         left = deque(group)
-        async with aclosing(self._source.blob(pack).read(position, group[-1].end)) as pieces:
-            async for piece in pieces:
-                held += piece
-                while left and position + len(held) >= left[0].end:
-                    span = left.popleft()
-                    del held[: span.start - position]
-                    position = span.start
-                    await pool.run(desk.store, span, bytes(held[: span.end - position]))
-                    self._came(sum(_distinct(span.pieces)))
+        blob = self._source.blob(self._layout.packs[group[0].pack], 1)
+        position, parts, size = group[0].start, list[bytes](), 0
+        try:
+            async with aclosing(blob.read(position, group[-1].end)) as pieces:
+                async for piece in pieces:
+                    parts.append(piece)
+                    size += len(piece)
+                    while left and position + size >= left[0].end:
+                        span = left.popleft()
+                        data = b"".join(parts)
+                        await storing.acquire()
+                        stores.append(
+                            spawn(
+                                self._store(span, data, position, desk, pool, storing),
+                                name="chunks of a pull",
+                                on_crash=lambda _: None,
+                            )
+                        )
+                        parts = [data[span.end - position :]]
+                        position, size = span.end, len(parts[0])
+                        _raise_first(stores)
+            await asyncio.gather(*stores)
+        finally:
+            await uninterrupted(cancel(*stores), name="end of chunks of a range")
+
+    async def _store(
+        self,
+        span: Span,
+        data: bytes,
+        position: int,
+        desk: "_Desk",
+        pool: BlockingPool,
+        storing: asyncio.Semaphore,
+    ) -> None:
+        """`data` begins at `position` of the pack."""
+        try:
+            try:
+                await pool.run(desk.store, span, data, span.start - position)
+            except Integrity as exc:
+                _log.warning("%s; fetching it again", exc)
+                data = await self._source.blob(self._layout.packs[span.pack]).fetch(span.start, span.end)
+                await pool.run(desk.store, span, data, 0)
+        finally:
+            storing.release()
+        self._came(sum(_distinct(span.pieces)))
 
     def _came(self, size_bytes: int) -> None:
         self._done_bytes += size_bytes
@@ -226,8 +260,11 @@ class _Desk:
         self._idle: queue.SimpleQueue[tuple[Writer, zstandard.ZstdDecompressor]] = queue.SimpleQueue()
         self._writers: list[Writer] = []
 
-    def store(self, span: Span, data: bytes) -> None:
-        """Verify and write the chunks of a span, and record them. Raises: Integrity, OSError."""
+    def store(self, span: Span, data: bytes, start: int) -> None:
+        """Verify and write the chunks of a span, which begins at `start` of `data`, and record them.
+
+        Raises: Integrity, OSError.
+        """
         try:
             writer, decompressor = self._idle.get_nowait()
         except queue.Empty:
@@ -236,18 +273,21 @@ class _Desk:
             self._writers.append(writer)
         try:
             before = writer.written_bytes
-            self._store(span, data, writer, decompressor)
+            self._store(span, data, start, writer, decompressor)
             self._journal.wrote(writer.written_bytes - before)
         finally:
             writer.drop()
             self._idle.put((writer, decompressor))
 
-    def _store(self, span: Span, data: bytes, writer: Writer, decompressor: zstandard.ZstdDecompressor) -> None:
+    def _store(
+        self, span: Span, data: bytes, start: int, writer: Writer, decompressor: zstandard.ZstdDecompressor
+    ) -> None:
         index = self._index
         offset, chunk = -1, b""
         for piece in span.pieces:
             if piece.offset != offset:  # several chunks may be one frame
-                chunk = self._decoded(piece, span, data, decompressor)
+                frame = data[start + piece.offset : start + piece.offset + piece.length]
+                chunk = self._decoded(piece, span, frame, decompressor)
                 offset = piece.offset
             if hashlib.sha256(chunk).digest() != index.digest(piece.number):
                 raise self._damaged(piece, span, "has another digest")
@@ -259,8 +299,7 @@ class _Desk:
         for first, count, size_bytes in _recorded(span.pieces):
             self._journal.chunks(first, count, size_bytes)
 
-    def _decoded(self, piece: Piece, span: Span, data: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
-        frame = data[piece.offset : piece.offset + piece.length]
+    def _decoded(self, piece: Piece, span: Span, frame: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
         raw_bytes = self._index.length(piece.number)
         if piece.length == raw_bytes:
             return frame
@@ -299,23 +338,34 @@ def _distinct(pieces: list[Piece]) -> Iterator[int]:
         offset = piece.offset
 
 
-class _Wanted:
-    """The spans that several tasks take from."""
+class _Groups:
+    """Rows of spans that lie close together, as several readers take them."""
 
     def __init__(self, found: Iterator[Span]) -> None:
         self._found = found
         self._next = next(found, None)
 
-    def take(self) -> Span | None:
-        taken = self._next
-        self._next = next(self._found, None)
-        return taken
-
-    def take_pack(self, pack: int) -> Iterator[Span]:
-        """All that is left of a pack."""
-        while self._next is not None and self._next.pack == pack:
-            yield self._next
+    def take(self) -> list[Span] | None:
+        """The next row; None when there is none."""
+        group: list[Span] = []
+        while self._next is not None and self._belongs(group, self._next):
+            group.append(self._next)
             self._next = next(self._found, None)
+        return group or None
+
+    def _belongs(self, group: list[Span], span: Span) -> bool:
+        if not group:
+            return True
+        first, last = group[0], group[-1]
+        is_near = span.pack == last.pack and span.start - last.end <= GAP_BYTES
+        return is_near and span.end - first.start <= _GROUP_BYTES
+
+
+def _raise_first(tasks: list[asyncio.Task[None]]) -> None:
+    """Raise the failure of a task that has failed, and forget those that are done."""
+    for task in [task for task in tasks if task.done()]:
+        task.result()
+        tasks.remove(task)
 
 
 async def _settled(task: "asyncio.Task[list[int]]") -> None:

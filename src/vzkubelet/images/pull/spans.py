@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from vzkubelet.images.formats.chunk_index import ChunkIndex
 
-SPAN_BYTES = 1536 * 1024
-"""Longest span: long enough that a request's own time does not show, and eight of them are lost by a kill."""
-GAP_BYTES = 64 * 1024
-"""What lies between two wanted chunks and is fetched rather than asked around."""
+SPAN_BYTES = 1024 * 1024
+"""Longest span: what a thread takes at once, and what is on its way between threads is lost by a kill."""
+GAP_BYTES = 256 * 1024
+"""What lies between two wanted chunks and is fetched rather than asked around: a request costs as much."""
 
 
 class Piece(NamedTuple):

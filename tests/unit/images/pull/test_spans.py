@@ -54,7 +54,7 @@ def test_neighbours_are_asked_for_together() -> None:
 
 @pytest.mark.parametrize(("hole", "requests"), [(GAP_BYTES, 1), (GAP_BYTES + 1, 2)])
 def test_small_gaps_are_fetched_along(hole: int, requests: int) -> None:
-    index = make_index([1, 3], [1000, hole, 1000], [3])
+    index = make_index([1, 4], [1000, hole // 2, hole - hole // 2, 1000], [4])
     assert len(list(spans(index, range(2)))) == requests
 
 
