@@ -51,6 +51,8 @@ class ImageInventory:
                 self._said[look] = list(await look())
             except Error as exc:
                 _log.debug("images not listed: %s", exc)
+            except Exception:  # noqa: BLE001 - a bug of ours, which is no reason to end the agent
+                _log.exception("images not listed, looking again in %.0f s", PERIOD_S)
         found = images.listed((image for said in self._said.values() for image in said), self._limit)
         if found != self._listed:
             self._listed = found

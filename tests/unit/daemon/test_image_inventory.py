@@ -56,13 +56,15 @@ async def test_changes_are_told_and_an_engine_that_fails_keeps_its_last_word() -
     """Hazard: the Docker engine restarts, and the node's status loses and regains fifty images."""
     docker: list[ContainerImage] | None = [ContainerImage(names=["d:1"], size_bytes=1)]
     machines = [ContainerImage(names=["m:1"], size_bytes=2)]
-    changes = 0
+    changes, is_broken = 0, False
 
     def changed() -> None:
         nonlocal changes
         changes += 1
 
     async def look_at_docker() -> Iterable[ContainerImage]:
+        if is_broken:
+            raise RuntimeError("a bug")
         if docker is None:
             raise Unavailable("no engine")
         return docker
@@ -76,6 +78,8 @@ async def test_changes_are_told_and_an_engine_that_fails_keeps_its_last_word() -
     await asyncio.sleep(1)
     assert [image.names for image in inventory.listed() or []] == [["m:1"], ["d:1"]]
     docker = None
+    await asyncio.sleep(100)
+    is_broken = True
     await asyncio.sleep(100)
     assert changes == 1
     machines.clear()
