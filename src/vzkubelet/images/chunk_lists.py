@@ -8,6 +8,7 @@ from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.images.records import ContentRecord
 
 _log = logging.getLogger(__name__)
+_HEX_LENGTH = 64
 LIST_BYTES = 256 * 1024
 """Size of the chunks of the lists that are made in passing when a raw file is verified. They tell later where a file is
 damaged, and what an update of it need not fetch: it is the size in our own format."""
@@ -57,6 +58,11 @@ class ChunkLists:
 
 def hex_of(digest: str) -> str:
     return digest.removeprefix("sha256:")
+
+
+def is_hex(name: str) -> bool:
+    """Whether a file's name is that of a content."""
+    return len(name) == _HEX_LENGTH and not name.strip("0123456789abcdef")
 
 
 def _read(path: Path) -> ChunkList | None:

@@ -32,13 +32,13 @@ from pathlib import Path
 
 from vzkubelet.errors import Unavailable
 from vzkubelet.files import STAGING_PREFIX, sync, sync_directory
-from vzkubelet.images.chunk_lists import LIST_BYTES, ChunkLists, hex_of
+from vzkubelet.images.chunk_lists import LIST_BYTES, ChunkLists, hex_of, is_hex
 from vzkubelet.images.content_users import Users, entries, remove_old
 from vzkubelet.images.formats.tree import ChunkList
+from vzkubelet.images.quarantine import Quarantine
 from vzkubelet.images.records import (
     ContentKind,
     ContentRecord,
-    Quarantined,
     StoredContent,
     read_record,
     rfc3339,
@@ -48,9 +48,7 @@ from vzkubelet.images.staging import Staging, allocated_bytes
 from vzkubelet.images.verification import Damage, Pace, Verdict, any_pace, examine, list_chunks
 
 _log = logging.getLogger(__name__)
-_HEX_LENGTH = 64
 _ATTEMPTS = 3
-_KEPT_RANGES = 100
 
 
 class Contents:
@@ -61,6 +59,7 @@ class Contents:
         self.directory = root / "content" / "sha256"
         self.lists = ChunkLists(self.directory)
         self.quarantine_directory = root / "quarantine"
+        self._quarantine = Quarantine(self.quarantine_directory)
         self._keys = root / "keys"
         self._stopping = threading.Event()
 
@@ -78,7 +77,7 @@ class Contents:
 
     def digests(self) -> list[str]:
         """What is here, verified or not."""
-        return [f"sha256:{path.name}" for path in entries(self.directory) if _is_content_name(path.name)]
+        return [f"sha256:{path.name}" for path in entries(self.directory) if is_hex(path.name)]
 
     # --- Presence
 
@@ -305,16 +304,11 @@ class Contents:
     def quarantine(self, digest: str, inode: int, damage: Damage) -> Path | None:
         """Take a damaged file out of use; its new path. None when another file has taken its name meanwhile."""
         path = self.path(digest)
-        self.quarantine_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._users(digest).locked(fcntl.LOCK_EX):
             status = self._status(digest)
             if status is None or status.st_ino != inode:
                 return None
-            target = self.quarantine_directory / f"{hex_of(digest)}.{time.time_ns()}"
-            reason = Quarantined(
-                digest=digest, reason=damage.reason, ranges=damage.ranges[:_KEPT_RANGES], found_at=rfc3339(time.time())
-            )
-            write_record(target.with_name(target.name + ".json"), reason)
+            target = self._quarantine.place(digest, damage)
             if self.is_used(digest):
                 # Its name must lead somewhere at every moment. The hard link changes the ctime of a file that nobody
                 # trusts any more.
@@ -359,31 +353,21 @@ class Contents:
     def sweep_quarantine(self, before: float) -> int:
         """Remove damaged files that were found before that time and that nothing refers to; the bytes freed."""
         freed_bytes = 0
-        for file in entries(self.quarantine_directory):
-            name, _, found_ns = file.name.partition(".")
-            if not (_is_content_name(name) and found_ns.isdecimal() and int(found_ns) < before * 1e9):
-                continue
-            digest = f"sha256:{name}"
+        for digest, file in self._quarantine.found_before(before):
             with contextlib.suppress(BlockingIOError), self._users(digest).locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 path = self.path(digest)
                 if path.is_symlink() and path.readlink().name == file.name:
                     if self.is_used(digest):
                         continue
                     path.unlink()
-                freed_bytes += allocated_bytes(file)
-                file.unlink()
-                file.with_name(file.name + ".json").unlink(missing_ok=True)
-        remove_old(
-            record
-            for record in entries(self.quarantine_directory)
-            if record.suffix == ".json" and not record.with_suffix("").exists()
-        )
+                freed_bytes += self._quarantine.remove(file)
+        self._quarantine.forget_orphans()
         return freed_bytes
 
     def sweep(self, wanted: frozenset[str]) -> int:
         """Remove contents but those of these names (hex) and those in use, and what crashes leave; the bytes freed."""
         found = {path.name.split(".", 1)[0] for path in entries(self.directory)}
-        digests = [f"sha256:{name}" for name in sorted(found) if _is_content_name(name)]
+        digests = [f"sha256:{name}" for name in sorted(found) if is_hex(name)]
         freed_bytes = sum(self.remove(digest) or 0 for digest in digests if self._is_surplus(digest, wanted))
         for digest in digests:
             self._users(digest).forget_dead()
@@ -395,7 +379,3 @@ class Contents:
 
     def _is_surplus(self, digest: str, wanted: frozenset[str]) -> bool:
         return hex_of(digest) not in wanted or not os.path.lexists(self.path(digest))
-
-
-def _is_content_name(name: str) -> bool:
-    return len(name) == _HEX_LENGTH and not name.strip("0123456789abcdef")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from vzkubelet.aio import BlockingPool, spawn, uninterrupted
+from vzkubelet.aio import BlockingPool, cancel, spawn, uninterrupted
 from vzkubelet.errors import Conflict, NotFound
 from vzkubelet.images import eviction, go_cache, scrubbing, usage
 from vzkubelet.images.collection import Collection as CollectionResult
@@ -73,8 +73,7 @@ class Upkeep:
         try:
             found = await self._run("verify", lambda pace: self._verify_all(contents, pace), pacer)
         finally:
-            if reporter is not None:
-                reporter.cancel()
+            await cancel(reporter)
         if progress is not None:
             progress(total_bytes, total_bytes)
         findings = tuple(replace(finding, references=owners.get(finding.digest, ())) for finding in found)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vzkubelet.images import verification
+from vzkubelet.images import quarantine, verification
 from vzkubelet.images.chunk_lists import LIST_BYTES
 from vzkubelet.images.contents import Contents
 from vzkubelet.images.formats.tree import ChunkList
@@ -304,6 +304,20 @@ def test_quarantine_says_when_and_why(tmp_path: Path, contents: Contents) -> Non
     assert (reason.digest, reason.reason, reason.ranges) == (content.digest, "it is bad", ((0, 10),))
     assert not contents.has(content)
     assert contents.digests() == [] or contents.size_bytes(content.digest) is None
+
+
+def test_a_full_volume_does_not_keep_damage_in_use(
+    tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    content = add(tmp_path, contents)
+    change(contents.path(content.digest))
+    monkeypatch.setattr(quarantine, "write_record", full)
+    assert not contents.has(content)
+    assert len(list(contents.quarantine_directory.iterdir())) == 1
+    assert "without a word why" in caplog.text
 
 
 def test_another_file_that_took_the_name_is_not_quarantined(tmp_path: Path, contents: Contents) -> None:
