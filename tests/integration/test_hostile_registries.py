@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import gzip
+import hashlib
 import random
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -42,12 +43,13 @@ from tests.support.vm_images import LINUX, MIB, RawRepository, VmFiles, make_fil
 from vzkubelet.aio import cancel, spawn
 from vzkubelet.errors import Error, Integrity, InvalidInput, NotFound, Unavailable
 from vzkubelet.images import Library, Pusher, PushRequest, blobs
-from vzkubelet.images.formats import agoda
+from vzkubelet.images.formats import agoda, tart
 from vzkubelet.images.patience import Patience
 from vzkubelet.images.push import FORMATS
 from vzkubelet.images.transport import Transport
 from vzkubelet.model.reference import parse
 from vzkubelet.ports import RegistryCredential
+from vzkubelet.wire import apple_lz4
 
 LOGIN = RegistryCredential("ci", "secret")
 DISK_BYTES, DATA_BYTES = 40 * MIB, 20 * MIB
@@ -291,26 +293,49 @@ def gzip_of_zeros(size_bytes: int) -> bytes:
     return gzip.compress(bytes(member_bytes), 9, mtime=0) * (size_bytes // member_bytes)
 
 
+Publish = Callable[[str, str, bytes, int | None], World]
+
+
 @pytest_asyncio.fixture
-async def bomb(tmp_path: Path, registry: Registry, files: VmFiles) -> AsyncIterator[Callable[[int], World]]:
-    """Publishes a disk whose 1 MB are 1 GiB of zeros, declared to be of another size."""
-    name = f"hostile/bomb-{tmp_path.name}".lower()
-    await put_images(registry.host, name, files, "agoda", RegistryCredential())
+async def bomb(tmp_path: Path, registry: Registry) -> AsyncIterator[Publish]:
+    """Publishes an image with another blob in the place of its first layer of a media type."""
+    name = f"hostile/{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]}"
+    files = make_compressible(tmp_path / "files")
     library = Library(tmp_path / "cache")
     async with HostileRegistry(registry.url) as hostile:
+        for format_ in FORMATS:
+            await put_images(registry.host, f"{name}/{format_}", files, format_, RegistryCredential())
 
-        def publish(declared_bytes: int) -> World:
-            repository = RawRepository(registry.url, name)
-            packed = gzip_of_zeros(1024 * MIB)
-            manifest: dict[str, Any] = repository.manifest("1")
-            layer = next(layer for layer in manifest["layers"] if "disk" in layer["mediaType"])
-            layer.update(digest=repository.put_blob(packed), size=len(packed))
-            layer["annotations"][agoda.UNCOMPRESSED_SIZE] = str(declared_bytes)
+        def publish(format_: str, media_type: str, blob: bytes, declared_bytes: int | None) -> World:
+            repository = RawRepository(registry.url, f"{name}/{format_}")
+            manifest = repository.manifest("1")
+            layer = next(layer for layer in manifest["layers"] if media_type in layer["mediaType"])
+            if layer["size"] > len(blob):
+                blob += registry.blob_path(layer["digest"]).read_bytes()[len(blob) :]
+            layer.update(digest=repository.put_blob(blob), size=len(blob))
+            for annotation in (agoda.UNCOMPRESSED_SIZE, tart.RAW_SIZE):
+                if declared_bytes is not None and annotation in layer["annotations"]:
+                    layer["annotations"][annotation] = str(declared_bytes)
             repository.put_manifest("1", manifest)
-            return World(hostile, files, tmp_path / "cache", library, name)
+            return World(hostile, files, tmp_path / "cache", library, f"{name}/{format_}")
 
         yield publish
         await library.close()
+
+
+def make_compressible(directory: Path) -> VmFiles:
+    """1 MiB of text: every chunk of it is compressed."""
+    files = make_files(directory, size_bytes=MIB, data_bytes=0)
+    files.disk.write_bytes(bytes(random.Random(3).choices(b"0123456789abcdef", k=MIB)))
+    return files
+
+
+async def goes_off(world: World, error: type[Error], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        await world.pull()
+    assert world.reference in str(caught.value)
+    assert world.peak_bytes <= MEMORY_LIMIT_BYTES
+    assert world.disk_bytes() <= 4 * MIB
 
 
 @pytest.mark.parametrize(
@@ -322,13 +347,37 @@ async def bomb(tmp_path: Path, registry: Registry, files: VmFiles) -> AsyncItera
         (2**62, InvalidInput, "cannot expand to"),
     ],
 )
-async def test_bomb(bomb: Callable[[int], World], declared_bytes: int, error: type[Error], words: str) -> None:
-    world = bomb(declared_bytes)
-    with pytest.raises(error, match=words) as caught:
-        await world.pull()
-    assert world.reference in str(caught.value)
-    assert world.peak_bytes <= MEMORY_LIMIT_BYTES
-    assert world.disk_bytes() <= 4 * MIB
+async def test_bomb_of_gzip(bomb: Publish, declared_bytes: int, error: type[Error], words: str) -> None:
+    await goes_off(bomb("agoda", agoda.DISK, gzip_of_zeros(1024 * MIB), declared_bytes), error, words)
+
+
+@pytest.mark.parametrize(
+    ("blob", "words"),
+    [
+        pytest.param(lambda: apple_lz4.encode(bytes(256 * MIB)), "is longer than", id="many blocks"),
+        pytest.param(
+            lambda: b"bv41" + struct.pack("<II", 2**32 - 1, 1000) + bytes(1000) + b"bv4$",
+            "a block of 4294967295 bytes",
+            id="one block",
+        ),
+        pytest.param(
+            lambda: b"bv4-" + struct.pack("<I", 2**32 - 1) + bytes(1000) + b"bv4$", "is longer than", id="stored block"
+        ),
+    ],
+)
+async def test_bomb_of_lz4(bomb: Publish, blob: Callable[[], bytes], words: str) -> None:
+    await goes_off(bomb("tart", "disk.v2", blob(), None), Integrity, words)
+
+
+@pytest.mark.parametrize("says_its_size", [False, True])
+async def test_bomb_of_zstd(bomb: Publish, says_its_size: bool) -> None:
+    """1 GiB of zeros as a frame in the place of a chunk's, with what is left of the pack behind it."""
+    run = struct.pack("<I", 128 * 1024 << 3 | 1 << 1)[:3] + b"\0"  # RFC 8878, 3.1.1.2: a block of one byte repeated
+    last = struct.pack("<I", 128 * 1024 << 3 | 1 << 1 | 1)[:3] + b"\0"
+    head = b"\xc0" + b"\x38" + struct.pack("<Q", 1024 * MIB) if says_its_size else b"\x00" + b"\x38"
+    frame = b"\x28\xb5\x2f\xfd" + head + run * 8191 + last
+    assert len(frame) < 40_000
+    await goes_off(bomb("chunked", "disk.pack", frame, None), Integrity, "does not expand to|is no zstd frame")
 
 
 # --- The command line
