@@ -300,6 +300,21 @@ def test_no_permission_is_told(host: Host) -> None:
     assert "Permission denied" in done.stderr
 
 
+@pytest.mark.parametrize("verb", ["ls", "verify", "prune", "pin x", "unpin x", "inspect x", "rm x", "export x out"])
+def test_another_users_cache_is_told_as_such(imported: Host, verb: str) -> None:
+    code = (
+        "import os, importlib, vzkubelet.cli.verbs; "
+        "[importlib.import_module('vzkubelet.cli.image.' + name) for name in "
+        "'ls verify prune pin unpin inspect rm export'.split()]; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        "os.chdir('/'); from vzkubelet.cli import main; main()"
+    )
+    words = imported.command(*verb.split())[3:]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=WAIT_S)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (5, "", 1), done.stderr
+    assert "Permission denied" in done.stderr
+    assert "--cache-dir" in done.stderr
+
+
 # --- Interruptions
 
 

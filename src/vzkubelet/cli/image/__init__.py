@@ -6,8 +6,11 @@ One module per verb, imported when it is called.
 import difflib
 import importlib
 import keyword
+from typing import Any
 
 import click
+
+from vzkubelet.errors import Forbidden, Unavailable
 
 VERBS = {
     "pull": "Pull an image into the cache, where pods of this host find it.",
@@ -31,6 +34,15 @@ VERBS = {
 
 class _LazyGroup(click.Group):
     """Imports a verb when it is called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Unavailable as exc:
+            if not isinstance(exc.__cause__, PermissionError):
+                raise
+            # The rooms count it as a fault of the host. To a person it says: not as this user.
+            raise Forbidden(f"{exc}: run it as the user of the agent, or give another --cache-dir") from exc
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)

@@ -10,6 +10,7 @@ from vzkubelet.cli.image import options
 from vzkubelet.cli.image.use import images_in_use
 from vzkubelet.errors import InvalidInput
 from vzkubelet.images.collection import Removed
+from vzkubelet.images.store import Store
 from vzkubelet.images.upkeep import Upkeep
 from vzkubelet.model import duration
 
@@ -39,12 +40,14 @@ def prune(
     settings = flags.standalone(ctx)
     if unused_for is not None and not everything:
         raise InvalidInput("--unused-for: goes with --all; without it only what has no name is removed")
-    upkeep = Upkeep(options.root(settings))
+    store = Store(options.root(settings))
+    with options.store_faults(store):
+        in_use = images_in_use(settings)
     result = interruption.run(
-        upkeep.prune(
+        Upkeep(store).prune(
             everything=everything,
             unused_for_s=duration.parse(unused_for) if unused_for is not None else 0.0,
-            in_use=images_in_use(settings),
+            in_use=in_use,
             is_trial=dry_run,
         )
     )
