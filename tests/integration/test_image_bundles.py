@@ -79,6 +79,7 @@ def test_linux_guests_of_utm(make: Callable[[Path], Path], architecture: str, tm
     bundle = bundles.read(make(tmp_path / "vm.utm"))
     bundles.check(bundle)
     assert (bundle.machine.os, bundle.machine.architecture) == ("linux", architecture)
+    assert bundle.machine.machine_id == (b"generic" if make is vm_bundles.utm_linux else b"")
     assert bundle.aux == tmp_path / "vm.utm" / "Data" / "efi_vars.fd"
 
 

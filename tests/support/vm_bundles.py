@@ -162,7 +162,9 @@ def utm_linux(directory: Path) -> Path:
     """Of the Apple backend."""
     boot = {"OperatingSystem": "Linux", "UEFIBoot": True, "EfiVariableStoragePath": "efi_vars.fd"}
     aux(directory / "Data" / "efi_vars.fd")
-    return utm(directory, system={"Boot": boot, "MacPlatform": {}})
+    return utm(
+        directory, system={"Boot": boot, "MacPlatform": {}, "GenericPlatform": {"machineIdentifier": b"generic"}}
+    )
 
 
 def utm_qemu(directory: Path, qemu: dict[str, Any] | None = None) -> Path:

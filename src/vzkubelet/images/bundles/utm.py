@@ -26,6 +26,10 @@ class MacPlatform(msgspec.Struct, frozen=True, rename="pascal"):
     auxiliary_storage_path: str = ""
 
 
+class GenericPlatform(msgspec.Struct, frozen=True, rename="camel"):
+    machine_identifier: bytes = b""
+
+
 class Boot(msgspec.Struct, frozen=True):
     system: str = msgspec.field(default="None", name="OperatingSystem")
     uefi: bool = msgspec.field(default=False, name="UEFIBoot")
@@ -38,6 +42,8 @@ class System(msgspec.Struct, frozen=True):
     memory_mib: int = msgspec.field(default=0, name="MemorySize")
     boot: Boot = msgspec.field(default_factory=Boot, name="Boot")
     mac: MacPlatform | None = msgspec.field(default=None, name="MacPlatform")
+    generic: GenericPlatform = msgspec.field(default_factory=GenericPlatform, name="GenericPlatform")
+    """Of Linux guests."""
 
 
 class Drive(msgspec.Struct, frozen=True, rename="pascal"):
@@ -140,7 +146,7 @@ def _linux(described: Document, directory: Path) -> Machine:
     if architecture is None:
         known = " and ".join(_ARCHITECTURES)
         raise Unsupported(f"{directory}: a guest of architecture {clip(described.system.architecture)}, not {known}")
-    return Machine("linux", architecture, **_hints(described))
+    return Machine("linux", architecture, machine_id=described.system.generic.machine_identifier, **_hints(described))
 
 
 def _hints(described: Document) -> dict[str, Any]:
