@@ -1,6 +1,7 @@
 """The image verbs as a user calls them: a round trip, mistakes, and what is looked at before anything is sent."""
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
@@ -226,6 +227,20 @@ async def test_bundle_that_makes_no_sense_is_refused(tmp_path: Path, changes: di
     code, output = await run(tmp_path, "push", "--bundle", str(bundle), NOWHERE)
     assert (code, output.count("\n")) == (2, 1), output
     assert "config.json" in output
+
+
+@pytest.mark.parametrize("source", ["files", "bundle"])
+async def test_a_running_machine_is_not_pushed(tmp_path: Path, source: str) -> None:
+    """Hazard: a disk in the middle of being written is published, and no guest of it boots."""
+    bundle = vm_bundles.tart(tmp_path / "vm")
+    files = ["--disk-path", str(bundle / "disk.img"), "--aux-path", str(bundle / "nvram.bin"), "--os", "linux"]
+    with (bundle / "disk.img").open("r+b") as disk:
+        fcntl.flock(disk, fcntl.LOCK_EX)
+        code, output = await run(
+            tmp_path, "push", NOWHERE, *(files if source == "files" else ["--bundle", str(bundle)])
+        )
+    assert (code, output.count("\n")) == (4, 1), output
+    assert "is running" in output
 
 
 # --- Pulls that take a while

@@ -93,6 +93,7 @@ def _request(store: Store, target: Reference, given: dict[str, Any]) -> PushRequ
             raise InvalidInput("a macOS image needs --hardware-model and --machine-id: the guest does not boot without")
         if disk.is_file() and bundles.format_of(disk) is not bundles.DiskFormat.RAW:
             raise InvalidInput(f"{disk} is no raw disk: `image import` it first, then push the image")
+        bundles.check_unused((disk, aux), str(disk))
         return PushRequest(disk, aux, described)
     if disk is not None or aux is not None:
         raise click.UsageError("give --disk-path and --aux-path, or --bundle")

@@ -4,6 +4,7 @@ from vzkubelet.images.bundles.bundle import Bundle, DiskFormat
 from vzkubelet.images.bundles.disks import format_of
 from vzkubelet.images.bundles.exporting import Tool, export
 from vzkubelet.images.bundles.importing import import_bundle
+from vzkubelet.images.bundles.locks import check_unused
 from vzkubelet.images.bundles.recognition import check, read
 
-__all__ = ["Bundle", "DiskFormat", "Tool", "check", "export", "format_of", "import_bundle", "read"]
+__all__ = ["Bundle", "DiskFormat", "Tool", "check", "check_unused", "export", "format_of", "import_bundle", "read"]
