@@ -198,6 +198,8 @@ WAYS = {"one": One, "several": Several}
 )
 async def test_comes_through(world: World, monkeypatch: pytest.MonkeyPatch, way: str, plan: Plan) -> None:
     monkeypatch.setattr(blobs, "Pace", WAYS[way])
+    # Lots that fall badly are no reason to give up here: a few large requests meet them in a row.
+    monkeypatch.setattr(Transport, "patience", Patience(attempts=20, delay_s=0.02))
     world.hostile.plan = plan
     assert await world.pull()
     assert world.peak_bytes <= MEMORY_LIMIT_BYTES
@@ -229,7 +231,7 @@ async def test_token_that_expires_in_the_middle(
         tokens.asked.clear()
         async with HostileRegistry(registry.url) as hostile:
             # More than requests are under way together: a token that is new is good.
-            hostile.token_uses = 10
+            hostile.token_uses = 4 if format_ == "chunked" else 10
             library = Library(tmp_path / "cache")
             world = World(hostile, files, tmp_path / "cache", library, "private/vm")
             try:
