@@ -72,7 +72,12 @@ def test_use_above_the_high_threshold_is_freed_down_to_the_low_one(
     assert bytes_to_free(Volume(100, available), Rules(high, low)) == expected
 
 
-@given(st.integers(0, 10**15), st.integers(0, 10**15), st.integers(0, 100), st.integers(0, 100))
+@given(
+    st.just(0) | st.integers(4096, 10**15),  # a volume has a block at least
+    st.integers(0, 10**15),
+    st.integers(0, 100),
+    st.integers(0, 100),
+)
 def test_freeing_what_is_told_reaches_the_low_threshold(capacity: int, available: int, one: int, other: int) -> None:
     rules = Rules(max(one, other), min(one, other))
     volume = Volume(capacity, available)
