@@ -147,17 +147,6 @@ async def test_source_that_is_not_there(registry: Registry, pusher: Pusher, path
         await convert(pusher, f"{registry.host}/{path}:none", f"{registry.host}/{path}:1", "tart")
 
 
-async def test_source_that_breaks_off_is_asked_again(
-    tmp_path: Path, registry: Registry, pusher: Pusher, path: str
-) -> None:
-    files = make_vm(tmp_path / "files", size_bytes=DISK_BYTES)
-    await push(pusher, files, f"{registry.host}/{path}:1")
-    async with RegistryProxy(registry.url) as proxy:
-        proxy.cut_after_bytes = 3 * MIB
-        await convert(pusher, f"{proxy.host}/{path}:1", f"{registry.host}/{path}:2", "chunked")
-    assert Pushed(registry, path, "2").chunked("disk") == files.disk.read_bytes()
-
-
 @pytest.mark.parametrize("format_", ["agoda", "tart", "chunked"])
 async def test_cancelling_ends_all_threads(
     tmp_path: Path, registry: Registry, pusher: Pusher, path: str, format_: str

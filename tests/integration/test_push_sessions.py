@@ -69,7 +69,7 @@ def couriers() -> list[int]:
 async def test_connections_that_break(registry_factory: StartRegistry, files: VmFiles, format_: str) -> None:
     registry = registry_factory()
     async with CountingRelay(registry.port) as relay:
-        relay.cuts = [3 * MIB, 12 * MIB, 30 * MIB]
+        relay.cuts = [2 * MIB, 7 * MIB, 14 * MIB]
         await asyncio.wait_for(push(files, f"{relay.host}/vm:1", format_), WAIT_S)
         assert relay.cuts == []
     assert read(registry, format_) == files.disk.read_bytes()
@@ -80,7 +80,7 @@ async def test_registry_that_restarts(registry_factory: StartRegistry, files: Vm
     registry = registry_factory()
     async with CountingRelay(registry.port) as relay:
         running = spawn(push(files, f"{relay.host}/vm:1", format_), name="push")
-        await asyncio.wait_for(relay.reached(10 * MIB), WAIT_S)
+        await asyncio.wait_for(relay.reached(9 * MIB), WAIT_S)
         await asyncio.to_thread(registry.restart)
         await asyncio.wait_for(running, WAIT_S)
     assert read(registry, format_) == files.disk.read_bytes()
@@ -90,7 +90,7 @@ async def test_courier_that_dies(registry_factory: StartRegistry, files: VmFiles
     registry = registry_factory()
     async with CountingRelay(registry.port) as relay:
         running = spawn(push(files, f"{relay.host}/vm:1"), name="push")
-        await asyncio.wait_for(relay.reached(10 * MIB), WAIT_S)
+        await asyncio.wait_for(relay.reached(9 * MIB), WAIT_S)
         (courier,) = couriers()
         os.kill(courier, signal.SIGKILL)
         await asyncio.wait_for(running, WAIT_S)
@@ -104,7 +104,7 @@ async def test_cancelled_push_is_gone_on_with(registry_factory: StartRegistry, f
     threads = set(threading.enumerate())
     async with CountingRelay(registry.port) as relay:
         running = spawn(push(files, f"{relay.host}/vm:1", format_), name="push")
-        await asyncio.wait_for(relay.reached(20 * MIB), WAIT_S)
+        await asyncio.wait_for(relay.reached(9 * MIB), WAIT_S)
         await asyncio.wait_for(cancel(running), WAIT_S)
         assert couriers() == []
         working = {thread.name for thread in set(threading.enumerate()) - threads}
@@ -141,7 +141,7 @@ async def test_password_is_not_among_the_arguments_of_the_courier(
     async with CountingRelay(registry.port) as relay:
         credential = RegistryCredential("user", "secret word")
         running = spawn(push(files, f"{relay.host}/vm:1", credential=credential), name="push")
-        await asyncio.wait_for(relay.reached(10 * MIB), WAIT_S)
+        await asyncio.wait_for(relay.reached(9 * MIB), WAIT_S)
         (courier,) = couriers()
         for name in ("cmdline", "environ"):
             assert b"secret word" not in Path(f"/proc/{courier}/{name}").read_bytes()

@@ -53,7 +53,7 @@ class CountingRelay:
                 up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
                 writers.add(up_writer)
                 self._writers.add(up_writer)
-                back = spawn(self._copy(up_reader, writer, counted=False), name="relay back", on_crash=lambda _: None)
+                back = spawn(self._answers(up_reader, writer), name="relay back", on_crash=lambda _: None)
                 self._relays.add(back)
                 await self._copy(reader, up_writer, counted=True)
                 up_writer.write_eof()  # what a client has sent reaches the registry also when the client is dead
@@ -63,6 +63,10 @@ class CountingRelay:
                 opened.transport.abort()
             self._writers -= writers
             await asyncio.sleep(0)
+
+    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._copy(reader, writer, counted=False)
+        writer.close()  # a client is told that its registry has gone
 
     def _break(self) -> None:
         for writer in self._writers:
