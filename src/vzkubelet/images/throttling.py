@@ -8,7 +8,7 @@ RETRY_AFTER_MAX_S = 120.0
 """Longer than that nobody waits inside one pull: it fails, and the pod's back-off decides when to come again."""
 RETRY_AFTER_DEFAULT_S = 1.0
 """After a 429 that does not say how long."""
-_SECONDS = re.compile(r"\s*[0-9]{1,9}\s*")
+_SECONDS = re.compile("[ \t]*([0-9]{1,9})[ \t]*")
 
 
 def retry_after_s(value: str, now_s: float) -> float | None:
@@ -16,8 +16,8 @@ def retry_after_s(value: str, now_s: float) -> float | None:
 
     `now_s` is the wall clock. None = there is nothing readable in it.
     """
-    if _SECONDS.fullmatch(value):
-        return min(float(value), RETRY_AFTER_MAX_S)
+    if seconds := _SECONDS.fullmatch(value):
+        return min(float(seconds[1]), RETRY_AFTER_MAX_S)
     try:
         at_s = email.utils.parsedate_to_datetime(value).timestamp()
     except (ValueError, TypeError, OverflowError, OSError):

@@ -27,6 +27,7 @@ NOW_S = 1_700_000_000.0
         ("Tuesday, 14-Nov-23 22:13:50 GMT", 30),
         ("", None),
         ("soon", None),
+        ("0\x1f", None),  # a space to regular expressions, and none to numbers
         ("-5", None),
         ("1.5", None),
         ("9999999999", None),
