@@ -1,8 +1,6 @@
 """``macos-vz-kubelet image create``: a macOS virtual machine from Apple's restore image, ready to be pushed."""
 
-import asyncio
 import importlib.util
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,9 @@ from typing import Any
 import click
 
 from vzkubelet import config
-from vzkubelet.cli import flags
+from vzkubelet.cli import flags, interruption
 from vzkubelet.cli.progress import Report, bytes_bar
-from vzkubelet.errors import Conflict, InvalidInput, Unsupported
+from vzkubelet.errors import InvalidInput, Unsupported
 from vzkubelet.machines.vz import bundle, download, installation
 from vzkubelet.machines.vz.launch import Interpreter
 from vzkubelet.model import quantity
@@ -54,23 +52,18 @@ def create(
     )
     with bytes_bar() as report:
         try:
-            installed = asyncio.run(_create(settings, directory.absolute(), request, report))
+            installed = interruption.run(_create(settings, directory.absolute(), request, report))
         except Unsupported as exc:
             if sys.platform == "darwin" or importlib.util.find_spec("Virtualization"):
                 raise
             # The driver's own words recommend another driver, which installs no macOS either.
             raise Unsupported("installing macOS needs a Mac with Apple silicon", reason=exc.reason) from exc
-        except asyncio.CancelledError:  # by SIGTERM; Ctrl-C arrives as KeyboardInterrupt
-            raise Conflict("the installation was cancelled") from None
     click.echo(f"Installed {installed.image} into {directory}")
 
 
 async def _create(
     settings: config.Config, directory: Path, request: installation.Install, report: Report
 ) -> installation.Installed:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     # Before anything is fetched: the name may be taken, and the host may be none that installs.
     with bundle.staged(directory) as staging:
         interpreter = Interpreter.find(settings.vz.helper_app, config.helper_environment())
