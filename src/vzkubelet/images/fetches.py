@@ -146,7 +146,10 @@ class Fetches:
             with faults_named(repository.name):
                 found = await self._stage(content, fetch)
                 return found or await self._move(content, repository, family, fetch)
-        except (Integrity, InvalidInput, Exhausted):
+        except Integrity:
+            is_worth_keeping = _has_parts(content)  # those that were verified are right
+            raise
+        except (InvalidInput, Exhausted):
             is_worth_keeping = False  # wrong, or in the way
             raise
         finally:
@@ -257,7 +260,10 @@ class Fetches:
 
     async def _base(self, target: ChunkList | None, family: str, staging: Staging, fetch: _Fetch) -> Base | None:
         """An older version to begin with; none is looked for where something has been begun already."""
-        if target is None or _is_begun(staging):
+        if _is_begun(staging):
+            fetch.say("verifying what came before")
+            return None
+        if target is None:
             return None
         fetch.say("looking for an older version")
         found = await run_blocking(bases.find, self._store, family, target)
@@ -289,6 +295,15 @@ def _missing_bytes(content: Content, staging: Staging) -> int:
     if content.raw_size_bytes is not None:
         expected = min(expected, content.raw_size_bytes)
     return max(expected - taken, LEAST_ROOM_BYTES)
+
+
+def _has_parts(content: Content) -> bool:
+    """Whether parts of the content are verified one by one."""
+    match content.layout:
+        case Chunked():
+            return True
+        case Streams(streams):
+            return len(streams) > 1
 
 
 def _is_begun(staging: Staging) -> bool:

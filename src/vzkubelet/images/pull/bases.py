@@ -24,13 +24,14 @@ def find(store: Store, repository: str, target: ChunkList) -> Base | None:
     Raises: OSError.
     """
     best: Base | None = None
-    best_bytes = data_bytes([(0, target.count)], target) // _WORTHWHILE
+    best_bytes = 0
     for content, chunks in _candidates(store, repository, target):
         common_bytes = data_bytes(matching_runs(chunks, target), target)
         if common_bytes > best_bytes:
             best, best_bytes = Base(content, store.content_path(content.digest), chunks), common_bytes
-    if best is not None:
-        _log.info("%d bytes of the new version are in %s", best_bytes, best.path.name)
+    if best is None or best_bytes * _WORTHWHILE < data_bytes([(0, target.count)], target):
+        return None
+    _log.info("%d bytes of the new version are in %s", best_bytes, best.path.name)
     return best
 
 

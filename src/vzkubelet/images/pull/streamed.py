@@ -76,7 +76,8 @@ class StreamedMove:
         done = {number: sum(blob.size for blob in self._streams[number].blobs) for number in kept.finished}
         journal.begin({number: at.compressed_bytes for number, at in kept.checkpoints.items()} | done)
         self._came_bytes = done
-        self._came(0, 0)
+        if done:
+            self._came(0, 0)
         left = deque(number for number in range(len(self._streams)) if number not in kept.finished)
         digests: dict[int, tuple[str, int]] = {}
 
