@@ -19,7 +19,7 @@ async def write_content(job: Job, source: Source, title: str, known: Sequence[Kn
         What the source raises; Unauthenticated, Forbidden, Unavailable.
     """
     codec = Gzip(level)
-    run = Run(source, 0, source.size_bytes)
+    run = Run(source, title, 0, source.size_bytes)
     candidates = await job.remembered(codec, run.size_bytes)
     if level is None:  # else another one is wanted
         candidates += records(known, Encoding.GZIP)

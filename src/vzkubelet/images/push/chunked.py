@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from vzkubelet.images.push.sources import Source
 from vzkubelet.images.ranges import RangedBlob
 from vzkubelet.model.oci import Descriptor
 
+_log = logging.getLogger(__name__)
 _OCTETS = "application/octet-stream"
 """The writer of the manifest knows better."""
 _UPLOADS = 2
@@ -61,7 +63,7 @@ async def write_content(job: Job, source: Source, title: str, base: Base | None,
         What the source raises; Unauthenticated, Forbidden, Unavailable.
     """
     what = ("packs", job.destination.name, str(level or DEFAULT_LEVEL), source.identity())
-    ledger = await run_blocking(job.ledgers.open, *what)
+    ledger = await job.ledger(*what)
     done = False
     try:
         content = await _Writing(job, source, title, base, level, ledger).run()
@@ -162,8 +164,11 @@ class _Writing:
         if not await self._job.destination.has(digest, size):
             await self._job.destination.put(pack.data, digest)
         if self._ledger is not None:
-            # A small write to the page cache, and never two at once.
-            self._ledger.add_pack(digest, size, pack.frames)
+            try:
+                # A small write to the page cache, and never two at once.
+                self._ledger.add_pack(digest, size, pack.frames)
+            except OSError as exc:
+                _log.warning("a push that is killed cannot be gone on with from here: %s", exc)
         sent.append(KnownPack(digest, size, pack.frames, is_own=True))
 
     async def _index(self, chunks: ChunkList, reused: Sequence[KnownPack], new: Sequence[KnownPack]) -> Content:

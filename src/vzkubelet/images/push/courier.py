@@ -265,7 +265,7 @@ class _Errands:
         await upload.send(memoryview(self._slot)[: request.size_bytes])
         if request.ledger:
             record = UploadRecord(location=upload.location, offset=upload.offset, digest=request.digest)
-            with Ledger.beside(Path(request.ledger)) as ledger:
+            with contextlib.suppress(OSError), Ledger.beside(Path(request.ledger)) as ledger:
                 ledger.set_upload(record)
         return self._known(upload)
 

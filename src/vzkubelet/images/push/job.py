@@ -1,6 +1,7 @@
 """One push on its way: where it goes to, what is remembered of earlier ones, who hears of its progress."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from vzkubelet.images.formats.artifact import Content, Encoding, Streams
 from vzkubelet.images.push.conveyor import until_cancelled
 from vzkubelet.images.push.destination import Destination
 from vzkubelet.images.push.history import BlobRecord, History
-from vzkubelet.images.push.ledger import Ledgers
+from vzkubelet.images.push.ledger import Ledger, Ledgers
 from vzkubelet.images.push.request import Listener, PushProgress
 from vzkubelet.images.push.sources import Source
 from vzkubelet.images.push.streams import Codec, Compression, raw_digest
 
+_log = logging.getLogger(__name__)
 _HASHED_ANYWAY_BYTES = 256 * 1024 * 1024
 """A run up to this is hashed before it is compressed whenever the registry might have it: a fraction of a second."""
 
@@ -61,6 +63,8 @@ class Run:
     """A run of a source that becomes one blob."""
 
     source: Source
+    title: str
+    """For progress."""
     start: int
     end: int
 
@@ -86,6 +90,14 @@ class Job:
 
     def meter(self, stage: str, total_bytes: int) -> Meter:
         return Meter(self.listener, stage, total_bytes)
+
+    async def ledger(self, *what: str) -> Ledger | None:
+        """Where a push of what these words name stands; None where that cannot be kept, which is no reason to fail."""
+        try:
+            return await run_blocking(self.ledgers.open, *what)
+        except OSError as exc:
+            _log.warning("a push that is killed cannot be gone on with: %s", exc)
+            return None
 
     async def remembered(self, codec: Codec[Any], size_bytes: int) -> list[BlobRecord]:
         """What runs of that size have become in earlier pushes of this host."""
@@ -119,7 +131,7 @@ class Job:
         """
         begun_at = meter.done_bytes
         what = ("stream", self.destination.name, codec.name, run.source.identity(), str(run.start), str(run.end))
-        ledger = await run_blocking(self.ledgers.open, *what)
+        ledger = await self.ledger(*what)
 
         def compress() -> Compression[Any]:
             meter.rewind(begun_at)
@@ -143,7 +155,10 @@ class Job:
         return record
 
     async def _remember(self, codec: Codec[Any], record: BlobRecord) -> None:
-        await run_blocking(self.history.add_blob, codec.name, record, self.destination.name)
+        try:
+            await run_blocking(self.history.add_blob, codec.name, record, self.destination.name)
+        except OSError as exc:
+            _log.warning("blob %s will not be recognised: %s", record.digest, exc)
 
     async def _hash(self, run: Run, candidates: Sequence[BlobRecord], thorough: bool) -> str | None:
         """The digest of a run that begins like a candidate; None as soon as it does not."""
@@ -151,7 +166,7 @@ class Job:
             candidates = [record for record in candidates if record.prefixes]
         if not candidates:
             return None
-        meter = self.meter(f"compare {run.source.name}", run.size_bytes)
+        meter = self.meter(f"compare {run.title}", run.size_bytes)
         agrees = agreement(candidates)
         return await until_cancelled(
             lambda is_wanted: raw_digest(

@@ -1,5 +1,6 @@
 """Files of a virtual machine, or an image in another format, to a registry."""
 
+import contextlib
 import hashlib
 import logging
 import ssl
@@ -172,7 +173,8 @@ class Pusher:
                 await destination.put_manifest(target.tag, written.manifest)
             digest = f"sha256:{hashlib.sha256(written.manifest).hexdigest()}"
             if image.format == chunked_format.NAME:
-                await run_blocking(self._history.set_image, targets[0].repository, digest)
+                with contextlib.suppress(OSError):  # it is only a memory
+                    await run_blocking(self._history.set_image, targets[0].repository, digest)
         return PushResult(digest, destination.figures.uploaded_bytes, destination.figures.reused_bytes)
 
     async def _older(self, image: _Image, repository: Repository, target: Reference) -> list[Version]:
@@ -181,11 +183,17 @@ class Pusher:
         if image.base is not None:
             found.append(await versions.find(self._repository(image.base, target), image.base))
         found.append(await versions.look(repository, target))
-        newest = await run_blocking(self._history.image, target.repository)
-        if newest is not None:
-            pushed = Reference(target.domain, target.path, digest=newest)
-            found.append(await versions.look(repository, pushed))
+        digests = await run_blocking(self._known_here, target)
+        here = [Reference(target.domain, target.path, digest=digest) for digest in digests]
+        found += [await versions.look(repository, reference) for reference in here]
         return [version for version in found if version is not None]
+
+    def _known_here(self, target: Reference) -> list[str]:
+        """Manifests of the repository that this host has pushed or pulled last: a new version is often made of one."""
+        pulled = [record for record in Store(self._root).references() if record.repository == target.repository]
+        newest = max(pulled, key=lambda record: record.pulled_at, default=None)
+        digests = [self._history.image(target.repository), newest.manifest_digest if newest is not None else None]
+        return list(dict.fromkeys(digest for digest in digests if digest))
 
     def _repository(self, base: Reference, target: Reference) -> Repository:
         """The login is for the target's registry, and is not shown to another one."""

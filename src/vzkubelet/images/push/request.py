@@ -37,8 +37,8 @@ class PushRequest:
     format: str = "agoda"
     """One of `FORMATS`."""
     base: Reference | None = None
-    """chunked: the older version whose chunks are used again. None: the target itself, or the newest version in the
-    repository that this host has pushed."""
+    """chunked: the older version whose chunks are used again. None: the target itself, else the newest version in
+    its repository that this host has pushed or pulled."""
     level: int | None = None
     """Of compression, 1 to 9 for gzip, 1 to 19 for zstd; None: the fastest that still compresses well."""
 

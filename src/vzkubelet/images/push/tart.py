@@ -26,7 +26,7 @@ async def write_disk(job: Job, source: Source, title: str, known: Sequence[Known
     meter = job.meter(f"push {title}", source.size_bytes)
     streams = []
     for start in range(0, source.size_bytes, CHUNK_BYTES):
-        run = Run(source, start, min(start + CHUNK_BYTES, source.size_bytes))
+        run = Run(source, title, start, min(start + CHUNK_BYTES, source.size_bytes))
         if run.size_bytes not in remembered:
             remembered[run.size_bytes] = await job.remembered(codec, run.size_bytes)
         candidates = [*remembered[run.size_bytes], *registered]
@@ -46,7 +46,7 @@ async def write_nvram(job: Job, source: Source, title: str, known: Sequence[Know
     Raises:
         As `write_disk`.
     """
-    run = Run(source, 0, source.size_bytes)
+    run = Run(source, title, 0, source.size_bytes)
     codec = Identity()
     candidates = [*await job.remembered(codec, run.size_bytes), *records(known, Encoding.IDENTITY)]
     record = await job.recognised(run, candidates, codec)
