@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,3 +100,26 @@ def test_nothing_is_tried_where_kvm_cannot_work(tmp_path: Path) -> None:
     assert "neither vmx nor svm" in precondition("amd64", tmp_path / "kvm", cpuinfo)
     cpuinfo.write_text("flags\t\t: fpu vmx\n")
     assert precondition("amd64", tmp_path / "kvm", cpuinfo) == ""
+
+
+async def test_who_gives_up_while_the_verdict_is_written_leaves_no_staged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, goes_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, data: bytes) -> None:
+        staged = path.with_name(".staging-kvm.json")
+        staged.write_bytes(data)
+        writing.set()
+        assert goes_on.wait(30)
+        staged.replace(path)
+
+    monkeypatch.setattr(accelerator, "write_atomic", slow)
+    asked = asyncio.ensure_future(KvmProof(str(tmp_path / "absent"), "amd64", tmp_path / "kvm.json").accelerator())
+    assert await asyncio.to_thread(writing.wait, 30)
+    asked.cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert [path.name for path in tmp_path.iterdir()] == ["kvm.json"]

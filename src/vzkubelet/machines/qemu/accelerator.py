@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from vzkubelet.aio import run_blocking
+from vzkubelet.aio import run_blocking, uninterrupted
 from vzkubelet.errors import MachineFault, clip
 from vzkubelet.files import write_atomic
 from vzkubelet.machines.process import Launch, ProcessRef, boot_id, exit_of, last_words, launch, send_signal
@@ -109,7 +109,9 @@ class KvmProof:
                 self._verdict = await run_blocking(self._remembered)
             if self._verdict is None:
                 self._verdict = await self._prove()
-                await run_blocking(write_atomic, self._verdict_file, msgspec.json.encode(self._verdict))
+                # A thread that is left writing would leave its staged file behind the cancelled start.
+                written = run_blocking(write_atomic, self._verdict_file, msgspec.json.encode(self._verdict))
+                await uninterrupted(written, name="KVM verdict")
                 _log.info("KVM %s: %s", "works" if self._verdict.works else "is not used", self._verdict.reason)
         return KVM if self._verdict.works else TCG[self._architecture]
 
