@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from vzkubelet.aio import spawn
 from vzkubelet.machines.process import owned, run
 from vzkubelet.machines.qemu import accelerator
 from vzkubelet.machines.qemu.accelerator import KVM, TCG, TRIALS, KvmProof, KvmVerdict, precondition
@@ -115,7 +116,8 @@ async def test_who_gives_up_while_the_verdict_is_written_leaves_no_staged_file(
         staged.replace(path)
 
     monkeypatch.setattr(accelerator, "write_atomic", slow)
-    asked = asyncio.ensure_future(KvmProof(str(tmp_path / "absent"), "amd64", tmp_path / "kvm.json").accelerator())
+    proof = KvmProof(str(tmp_path / "absent"), "amd64", tmp_path / "kvm.json")
+    asked = spawn(proof.accelerator(), name="accelerator")
     assert await asyncio.to_thread(writing.wait, 30)
     asked.cancel()
     await asyncio.sleep(0)
