@@ -13,10 +13,12 @@ from vzkubelet.images.formats.artifact import Chunked, Content, Streams
 from vzkubelet.images.formats.chunk_index import ChunkIndex
 from vzkubelet.images.formats.tree import ChunkList
 from vzkubelet.images.pull import bases, ledger
+from vzkubelet.images.pull.blocking import Stop, to_end
 from vzkubelet.images.pull.chunked import ChunkedMove, read_index
 from vzkubelet.images.pull.delta import Base
+from vzkubelet.images.pull.place import Moved
 from vzkubelet.images.pull.source import Source
-from vzkubelet.images.pull.streamed import Moved, StreamedMove
+from vzkubelet.images.pull.streamed import StreamedMove
 from vzkubelet.images.rate import RateLimit
 from vzkubelet.images.records import ContentRecord
 from vzkubelet.images.registry import Repository
@@ -266,7 +268,8 @@ class Fetches:
         if target is None:
             return None
         fetch.say("looking for an older version")
-        found = await run_blocking(bases.find, self._store, family, target)
+        stop = Stop()
+        found = await to_end(bases.find, self._store, family, target, stop, stop=stop)
         fetch.say("taking over what has not changed" if found is not None else "")
         return found
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 
 from vzkubelet.images.formats.tree import ChunkList
+from vzkubelet.images.pull.blocking import Stop
 from vzkubelet.images.pull.delta import Base, data_bytes, matching_runs
 from vzkubelet.images.records import ContentRecord
 from vzkubelet.images.store import Store
@@ -17,15 +18,15 @@ _SIMILAR = 4
 """A version of a disk is not more than that many times as large as another one."""
 
 
-def find(store: Store, repository: str, target: ChunkList) -> Base | None:
+def find(store: Store, repository: str, target: ChunkList, stop: Stop) -> Base | None:
     """The best base for `target`: of the same repository, or of another one whose chunks are known.
 
     Blocks: where the newest content of the repository came in another format it is read and hashed, once.
-    Raises: OSError.
+    Raises: OSError, Stopped.
     """
     best: Base | None = None
     best_bytes = 0
-    for content, chunks in _candidates(store, repository, target):
+    for content, chunks in _candidates(store, repository, target, stop):
         common_bytes = data_bytes(matching_runs(chunks, target), target)
         if common_bytes > best_bytes:
             best, best_bytes = Base(content, store.content_path(content.digest), chunks), common_bytes
@@ -35,7 +36,9 @@ def find(store: Store, repository: str, target: ChunkList) -> Base | None:
     return best
 
 
-def _candidates(store: Store, repository: str, target: ChunkList) -> Iterator[tuple[ContentRecord, ChunkList]]:
+def _candidates(
+    store: Store, repository: str, target: ChunkList, stop: Stop
+) -> Iterator[tuple[ContentRecord, ChunkList]]:
     seen: set[str] = set()
     may_read = True
     for content in _of_repository(store, repository):
@@ -45,8 +48,8 @@ def _candidates(store: Store, repository: str, target: ChunkList) -> Iterator[tu
         chunks = store.contents.lists.kept(content, target.chunk_bytes)
         if chunks is None and may_read:
             may_read = False
-            chunks = store.chunk_list(content, target.chunk_bytes)
-        if chunks is not None and store.has_content(content):
+            chunks = store.contents.chunk_list(content, target.chunk_bytes, lambda *_: stop.check())
+        if chunks is not None and store.has_content(content):  # which keeps it from being removed
             yield content, chunks
     others = 0
     for digest in store.contents.digests():

@@ -25,12 +25,13 @@ from vzkubelet.images.formats import chunked
 from vzkubelet.images.formats.artifact import PULL_REASON, Chunked, Content
 from vzkubelet.images.formats.chunk_index import ChunkIndex
 from vzkubelet.images.formats.tree import DIGEST_BYTES
+from vzkubelet.images.pull.blocking import Stop, to_end
 from vzkubelet.images.pull.delta import Base, Runs, gaps, joined
 from vzkubelet.images.pull.journal import Advanced, Journal
 from vzkubelet.images.pull.ledger import Kept, Ledger
+from vzkubelet.images.pull.place import Moved, Place
 from vzkubelet.images.pull.source import Source
 from vzkubelet.images.pull.spans import GAP_BYTES, Piece, Span, spans, stored_bytes
-from vzkubelet.images.pull.streamed import Moved
 from vzkubelet.images.pull.writer import RawFile, Writer
 from vzkubelet.images.records import ContentRecord
 from vzkubelet.images.staging import Staging
@@ -78,7 +79,7 @@ class ChunkedMove:
         self._staging = staging
         self._advanced = advanced
         self._done_bytes = 0
-        self._is_cancelled = False
+        self._stop = Stop()
 
     async def run(self, base: Base | None) -> Moved:
         """Ends when all is verified and synced. What an error or a cancellation leaves can be gone on with.
@@ -86,38 +87,26 @@ class ChunkedMove:
         Raises:
             Integrity, NotFound, Unauthenticated, Forbidden, Unavailable, OSError.
         """
-        ledger = await run_blocking(Ledger, self._staging.ledger, self._content.key)
-        file = None
+        place = Place(self._staging)
         try:
-            file = await run_blocking(RawFile, self._staging.data)
-            journal = Journal(ledger, file)
-            missing = await self._prepared(ledger, file, base)
+            await to_end(place.open, self._content.key)
+            file, journal = place.file, Journal(place.ledger, place.file)
+            missing = await to_end(self._what_is_missing, place.ledger, file, base, stop=self._stop)
             needed_bytes = await run_blocking(stored_bytes, self._index, missing)
             self._came(self._content.blob_bytes - needed_bytes)
             journal.begin({}, self._done_bytes)
             await self._fetch(missing, file, journal)
-            await run_blocking(file.sync)
+            await to_end(file.sync)
             chunks = await run_blocking(self._index.chunk_list)
             digest = await run_blocking(chunks.digest)
             return Moved(ContentRecord(digest, self._index.size_bytes), await run_blocking(chunks.to_bytes))
         finally:
-            await uninterrupted(run_blocking(_close, ledger, file), name="end of a pull")
+            await uninterrupted(to_end(place.close), name="end of a pull")
 
     # --- What is there
 
-    async def _prepared(self, ledger: Ledger, file: RawFile, base: Base | None) -> list[int]:
-        """Have what is there in its place, and everything else zeros; the chunks that are missing."""
-        preparing = spawn(
-            run_blocking(self._what_is_missing, ledger, file, base), name="begin of a pull", on_crash=lambda _: None
-        )
-        try:
-            return await asyncio.shield(preparing)
-        except asyncio.CancelledError:
-            self._is_cancelled = True  # copying from an older version may take long
-            await uninterrupted(_settled(preparing), name="end of the begin of a pull")
-            raise
-
     def _what_is_missing(self, ledger: Ledger, file: RawFile, base: Base | None) -> list[int]:
+        """Have what is there in its place, and everything else zeros; the chunks that are missing. Raises: Stopped."""
         kept, index = ledger.kept, self._index
         if not kept or file.size_bytes != index.size_bytes:
             ledger.clear()
@@ -125,7 +114,7 @@ class ChunkedMove:
             file.resize(index.size_bytes)
             runs: Runs = []
             if base is not None:
-                runs = base.take_over(index.chunk_list(), file, lambda: not self._is_cancelled)
+                runs = base.take_over(index.chunk_list(), file, self._stop)
                 file.sync()
             ledger.renew(Kept(chunks=runs))
         else:
@@ -146,6 +135,7 @@ class ChunkedMove:
             start = first * index.chunk_bytes
             chunker = Chunker(index.chunk_bytes)
             for extent in extents(file.path, min(start + count * index.chunk_bytes, index.size_bytes), start=start):
+                self._stop.check()
                 chunker.update(extent)
             found = chunker.finish()
             for number in range(count):
@@ -366,13 +356,3 @@ def _raise_first(tasks: list[asyncio.Task[None]]) -> None:
     for task in [task for task in tasks if task.done()]:
         task.result()
         tasks.remove(task)
-
-
-async def _settled(task: "asyncio.Task[list[int]]") -> None:
-    await asyncio.wait([task])
-
-
-def _close(ledger: Ledger, file: RawFile | None) -> None:
-    ledger.close()
-    if file is not None:
-        file.close()

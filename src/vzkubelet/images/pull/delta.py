@@ -6,7 +6,7 @@ punched out of it. Elsewhere the equal chunks are copied, and hashed on the way:
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vzkubelet.images.formats.chunk_index import zero_digest
 from vzkubelet.images.formats.tree import DIGEST_BYTES, ChunkList
+from vzkubelet.images.pull.blocking import Stop
 from vzkubelet.images.pull.writer import RawFile, Writer
 from vzkubelet.images.records import ContentRecord
 from vzkubelet.images.verification import Chunker, extents
@@ -35,11 +36,10 @@ class Base:
     path: Path
     chunks: ChunkList
 
-    def take_over(self, target: ChunkList, file: RawFile, go_on: Callable[[], bool] = lambda: True) -> Runs:
+    def take_over(self, target: ChunkList, file: RawFile, stop: Stop) -> Runs:
         """Make `file` (new, of the right size, all zeros) have what it has in common with this one; the rest is zeros.
 
-        `go_on` is asked now and then, and ends the copying with what there is.
-        Raises: OSError; FileNotFoundError: the content was removed meanwhile.
+        Raises: OSError (FileNotFoundError: the content was removed meanwhile), Stopped.
         """
         runs = matching_runs(self.chunks, target)
         if not runs:
@@ -49,9 +49,9 @@ class Base:
             for first, count in gaps(runs, target.count):
                 file.clear(first * target.chunk_bytes, (first + count) * target.chunk_bytes)
             return runs
-        return self._copy(runs, target, file, go_on)
+        return self._copy(runs, target, file, stop)
 
-    def _copy(self, runs: Runs, target: ChunkList, file: RawFile, go_on: Callable[[], bool]) -> Runs:
+    def _copy(self, runs: Runs, target: ChunkList, file: RawFile, stop: Stop) -> Runs:
         step = max(1, _COPIED_BYTES // target.chunk_bytes)
         jobs = [
             (start, min(step, first + count - start))
@@ -59,10 +59,10 @@ class Base:
             for start in range(first, first + count, step)
         ]
         with ThreadPoolExecutor(_COPIERS, thread_name_prefix="pull-copy") as pool:
-            copied = pool.map(lambda job: self._copy_run(job, target, file) if go_on() else [], jobs)
+            copied = pool.map(lambda job: self._copy_run(job, target, file, stop), jobs)
             return joined(chain.from_iterable(copied))
 
-    def _copy_run(self, job: tuple[int, int], target: ChunkList, file: RawFile) -> Runs:
+    def _copy_run(self, job: tuple[int, int], target: ChunkList, file: RawFile, stop: Stop) -> Runs:
         """The chunks of a run that are as they should be, copied; zeros are there already."""
         first, count = job
         start = first * target.chunk_bytes
@@ -71,6 +71,7 @@ class Base:
         writer = Writer(file, start)
         try:
             for extent in extents(self.path, end, start=start):
+                stop.check()
                 chunker.update(extent)
                 if extent.data is not None:
                     writer.write(bytes(extent.data))

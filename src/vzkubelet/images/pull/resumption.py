@@ -2,9 +2,9 @@
 
 import logging
 
-from vzkubelet.aio import run_blocking
 from vzkubelet.images.formats.artifact import Encoding, Stream
 from vzkubelet.images.pull import deflate_resume
+from vzkubelet.images.pull.blocking import to_end
 from vzkubelet.images.pull.ledger import Checkpoint
 from vzkubelet.images.pull.source import Source
 from vzkubelet.images.pull.stream import PIECE_BYTES, Begin, Copying, decoder
@@ -35,7 +35,7 @@ async def begin(stream: Stream, at: Checkpoint, file: RawFile, source: Source) -
         case Encoding.APPLE_LZ4:
             position = stream.offset + at.raw_bytes
             start = max(stream.offset, position - _LZ4_HISTORY_BYTES)
-            history = await run_blocking(file.read, start, position)
+            history = await to_end(file.read, start, position)
             return Begin(at, apple_lz4.Decoder(PIECE_BYTES, history))
         case Encoding.GZIP:
             return await _inside_gzip(stream, at, file, source)
@@ -48,7 +48,7 @@ async def _inside_gzip(stream: Stream, at: Checkpoint, file: RawFile, source: So
     def read(first: int, last: int) -> bytes:
         return file.read(stream.offset + first, stream.offset + last)
 
-    resumed = await run_blocking(deflate_resume.resume, tail, at.raw_bytes, read, PIECE_BYTES)
+    resumed = await to_end(deflate_resume.resume, tail, at.raw_bytes, read, PIECE_BYTES)
     if resumed is None:
         _log.info("%s: no place to go on at was found before byte %d of %s", source.name, *_where(stream, at))
         return anew(stream)

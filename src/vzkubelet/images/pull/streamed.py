@@ -8,15 +8,16 @@ import os
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
-from vzkubelet.aio import cancel, run_blocking, spawn, uninterrupted
+from vzkubelet.aio import cancel, spawn, uninterrupted
 from vzkubelet.errors import Integrity
 from vzkubelet.images.formats.artifact import Content, Encoding, Stream, Streams, invalid_image
 from vzkubelet.images.pull import resumption
+from vzkubelet.images.pull.blocking import Stop, to_end
 from vzkubelet.images.pull.delta import Base
 from vzkubelet.images.pull.journal import Advanced, Journal
 from vzkubelet.images.pull.ledger import Kept, Ledger
+from vzkubelet.images.pull.place import Moved, Place
 from vzkubelet.images.pull.source import Source
 from vzkubelet.images.pull.stream import Begin, StreamMove
 from vzkubelet.images.pull.writer import RawFile
@@ -32,15 +33,6 @@ _EXPANSION = {Encoding.IDENTITY: 1, Encoding.GZIP: 1040, Encoding.APPLE_LZ4: 300
 _HASH_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """What is in the staging place now, verified and synced."""
-
-    content: ContentRecord
-    chunks: bytes | None = None
-    """The list of chunks that the digest is of."""
-
-
 class StreamedMove:
     """Moves `content` to a staging place that its caller has locked."""
 
@@ -53,6 +45,7 @@ class StreamedMove:
         self._staging = staging
         self._advanced = advanced
         self._came_bytes: dict[int, int] = {}
+        self._stop = Stop()
 
     async def run(self, base: Base | None) -> Moved:
         """Ends when all is verified and synced. What an error or a cancellation leaves can be gone on with.
@@ -62,16 +55,15 @@ class StreamedMove:
         """
         for stream in self._streams:
             self._check_expansion(stream)
-        ledger = await run_blocking(Ledger, self._staging.ledger, self._content.key)
-        file = None
+        place = Place(self._staging)
         try:
-            file = await run_blocking(RawFile, self._staging.data)
-            return await self._run(ledger, file, base)
+            await to_end(place.open, self._content.key)
+            return await self._run(place.ledger, place.file, base)
         finally:
-            await uninterrupted(run_blocking(_close, ledger, file), name="end of a pull")
+            await uninterrupted(to_end(place.close), name="end of a pull")
 
     async def _run(self, ledger: Ledger, file: RawFile, base: Base | None) -> Moved:
-        kept = await run_blocking(self._what_is_there, ledger, file, base)
+        kept = await to_end(self._what_is_there, ledger, file, base, stop=self._stop)
         journal = Journal(ledger, file)
         done = {number: sum(blob.size for blob in self._streams[number].blobs) for number in kept.finished}
         journal.begin({number: at.compressed_bytes for number, at in kept.checkpoints.items()} | done)
@@ -87,8 +79,8 @@ class StreamedMove:
                 digests[number] = await self._move(number, kept, file, journal)
 
         await _all([work() for _ in range(min(_PARALLEL, len(left)))])
-        moved = await run_blocking(self._outcome, file, digests)
-        await run_blocking(file.sync)
+        moved = await to_end(self._outcome, file, digests, stop=self._stop)
+        await to_end(file.sync)
         return moved
 
     def _outcome(self, file: RawFile, digests: dict[int, tuple[str, int]]) -> Moved:
@@ -102,7 +94,7 @@ class StreamedMove:
             return Moved(ContentRecord(chunks.digest(), chunks.size_bytes), chunks.to_bytes())
         # Parts of several lengths: each was verified, and together they have the digest that they have.
         size = file.size_bytes if size_bytes is None else size_bytes
-        return Moved(ContentRecord(_digest(file, 0, size), size))
+        return Moved(ContentRecord(_digest(file, 0, size, self._stop), size))
 
     # --- What is there
 
@@ -131,14 +123,15 @@ class StreamedMove:
                 kept.finished.add(number)
         chunks = self._content.chunk_list()
         if base is not None and chunks is not None:
-            for first, count in base.take_over(chunks, file):
+            for first, count in base.take_over(chunks, file, self._stop):
                 kept.finished.update(range(first, first + count))
             file.sync()
 
     def _is_right(self, number: int, file: RawFile) -> bool:
         """Whether a stream that an earlier boot finished has reached the disk."""
         stream = self._streams[number]
-        return _digest(file, stream.offset, stream.offset + (stream.raw_size_bytes or 0)) == stream.raw_digest
+        end = stream.offset + (stream.raw_size_bytes or 0)
+        return _digest(file, stream.offset, end, self._stop) == stream.raw_digest
 
     # --- One stream
 
@@ -152,20 +145,20 @@ class StreamedMove:
             except Integrity as exc:
                 # What was kept may be at fault: the stream is right when it comes as a whole.
                 _log.warning("%s; fetching it anew", exc)
-        await run_blocking(journal.forget, number)
+        await to_end(journal.forget, number)
         return await self._move_from(resumption.anew(stream), number, file, journal)
 
     async def _move_from(self, begin: Begin, number: int, file: RawFile, journal: Journal) -> tuple[str, int]:
         stream = self._streams[number]
         start = stream.offset + begin.at.raw_bytes
         end = file.size_bytes if stream.raw_size_bytes is None else stream.offset + stream.raw_size_bytes
-        await run_blocking(file.clear, start, end)
+        await to_end(file.clear, start, end)
         self._came_bytes[number] = begin.at.compressed_bytes
         move = StreamMove(stream, number, begin, file, journal, self._source.name)
         async with aclosing(self._source.read(stream.blobs, begin.at.compressed_bytes, self._concurrency)) as pieces:
             outcome = await move.run(pieces, functools.partial(self._came, number))
         if stream.raw_digest is not None:
-            await run_blocking(journal.finished, number, sum(blob.size for blob in stream.blobs))
+            await to_end(journal.finished, number, sum(blob.size for blob in stream.blobs))
         return outcome
 
     @property
@@ -196,16 +189,11 @@ async def _all(works: Sequence[Coroutine[object, object, None]]) -> None:
         await uninterrupted(cancel(*tasks), name="end of streams")
 
 
-def _close(ledger: Ledger, file: RawFile | None) -> None:
-    ledger.close()
-    if file is not None:
-        file.close()
-
-
-def _digest(file: RawFile, start: int, end: int) -> str:
-    """sha256 of a range, as it is on the disk."""
+def _digest(file: RawFile, start: int, end: int, stop: Stop) -> str:
+    """sha256 of a range, as it is on the disk. Raises: Stopped."""
     hasher = hashlib.sha256()
     for extent in extents(file.path, end, start=start):
+        stop.check()
         if extent.data is not None:
             hasher.update(extent.data)
         else:
