@@ -23,7 +23,7 @@ from bench.images.direct import BUFFER_BYTES, DirectFile
 from vzkubelet.images.formats.chunk_index import ChunkIndex
 from vzkubelet.images.formats.chunked import DISK_INDEX, DISK_PACK
 
-RECEIVE_BYTES = 1024 * 1024
+RECEIVE_BYTES = 256 * 1024
 _QUEUE = 8
 _WORKERS = 4
 """Of the chunked loop. More do not help on two processors; fewer leave one idle while another waits for the disk."""
@@ -165,7 +165,7 @@ def chunked_pull(reference: str, target: Path) -> None:
 
         def fetch(pack: int) -> None:
             decompressor = zstandard.ZstdDecompressor()
-            content = memoryview(repository.blob(packs[pack]["digest"]).read())
+            content = repository.blob(packs[pack]["digest"]).read()
             for number in by_pack[pack]:
                 _, offset, length = index.location(number)
                 raw_bytes = index.length(number)

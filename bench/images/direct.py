@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-BUFFER_BYTES = 4 * 1024 * 1024
+BUFFER_BYTES = 1024 * 1024
 _ZERO_BLOCK = 64 * 1024
 _ZEROS = bytes(_ZERO_BLOCK)
 
@@ -40,13 +40,12 @@ class DirectFile:
         finally:
             os.close(self._descriptor)
 
-    def write(self, data: bytes | memoryview, offset: int) -> None:
+    def write(self, data: bytes, offset: int) -> None:
         """At most `BUFFER_BYTES`; offset and length are multiples of 4096."""
-        view = memoryview(data)
         buffer = self._free.get()
         try:
-            buffer[: len(view)] = view
-            for start, end in _runs(view):
+            buffer[: len(data)] = data
+            for start, end in _runs(data):
                 part = memoryview(buffer)[start:end]
                 with part:
                     os.pwrite(self._descriptor, part, offset + start)
@@ -54,14 +53,13 @@ class DirectFile:
             self._free.put(buffer)
 
 
-def _runs(view: memoryview) -> list[tuple[int, int]]:
+def _runs(data: bytes) -> list[tuple[int, int]]:
     """Start and end of what is not zeros, in blocks."""
     runs: list[tuple[int, int]] = []
-    for start in range(0, len(view), _ZERO_BLOCK):
-        block = view[start : start + _ZERO_BLOCK]
-        if block[:16] == _ZEROS[:16] and block == _ZEROS[: len(block)]:
+    for start in range(0, len(data), _ZERO_BLOCK):
+        if data.startswith(_ZEROS, start):  # as quick as memory is; views are compared byte by byte
             continue
-        end = start + len(block)
+        end = min(start + _ZERO_BLOCK, len(data))
         if runs and runs[-1][1] == start:
             runs[-1] = (runs[-1][0], end)
         else:
