@@ -281,6 +281,68 @@ async def test_redirects_in_circles(serve: Serve, transport: Transport) -> None:
         await blob(repository(transport, await serve(redirect("/again")), LOGIN))
 
 
+@pytest.mark.parametrize("location", ["http://[::1", "http://127.0.0.1:99999/x", "http://127.0.0.1:port/"])
+@pytest.mark.parametrize("verb", ["blob", "manifest"])
+async def test_redirect_to_what_is_no_url_is_an_error_like_others(
+    serve: Serve, transport: Transport, verb: str, location: str
+) -> None:
+    """Hazard: a header of the registry ends a pull with an exception that nobody expects."""
+    target = repository(transport, await serve(redirect(location)), LOGIN)
+    with pytest.raises(Unavailable, match="is no URL"):
+        await (blob(target) if verb == "blob" else target.manifest("1"))
+
+
+async def test_upload_that_goes_on_at_what_is_no_url_is_an_error_like_others(
+    serve: Serve, transport: Transport
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=202, headers={"Location": "http://[::1"})
+
+    with pytest.raises(Unavailable, match="is no URL"):
+        await repository(transport, await serve(answer)).begin_upload()
+
+
+@pytest.mark.parametrize("token", ["line\nbreak", "zero\0"])
+async def test_token_that_no_header_takes_is_an_error_like_others(
+    serve: Serve, transport: Transport, token: str
+) -> None:
+    """Hazard: a token service ends a pull with an exception that nobody expects."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/token":
+            return web.json_response({"token": token})
+        return web.Response(status=401, headers={"WWW-Authenticate": f'Bearer realm="http://{request.host}/token"'})
+
+    with pytest.raises(Unavailable, match="no request can be made"):
+        await repository(transport, await serve(answer)).manifest("1")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 2z0 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nblob",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["status", "header", "body"],
+)
+async def test_signature_of_a_url_stays_out_of_messages(serve: Serve, transport: Transport, answer: bytes) -> None:
+    """Hazard: storage that answers nonsense brings the signed URL, which opens the image, into events of pods."""
+
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    storage = await asyncio.start_server(nonsense, "127.0.0.1", 0)
+    async with storage:
+        signed = f"http://127.0.0.1:{storage.sockets[0].getsockname()[1]}/blob?Signature=SECRET"
+        with pytest.raises(Unavailable, match="does not answer in HTTP: ") as caught:
+            await blob(repository(transport, await serve(redirect(signed)), LOGIN))
+    assert "SECRET" not in str(caught.value)
+
+
 async def test_storage_that_refuses(serve: Serve, transport: Transport) -> None:
     async def storage(_: web.Request) -> web.Response:
         return web.Response(status=403, text="<xml>expired</xml>")

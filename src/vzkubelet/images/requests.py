@@ -58,6 +58,21 @@ class Requests:
         """Whether `url` is of the registry itself: nobody else gets the login."""
         return url.origin() == self._base.origin()
 
+    def location(self, response: aiohttp.ClientResponse) -> URL:
+        """Where the Location header of an answer leads; a login may be sent there if it `is_own`.
+
+        Raises:
+            Unavailable: it is no URL. InvalidInput: nothing is sent there.
+        """
+        try:
+            url = response.url.join(URL(response.headers["Location"], encoded=True))
+            _ = url.port  # which is looked at late
+        except ValueError as exc:
+            what = f"{response.url.host_port_subcomponent} refers to a place that is no URL"
+            raise Unavailable(f"{self.name}: {what}: {clip(str(exc))}", reason=PULL_REASON) from exc
+        self.transport.check_scheme(url, self.name)
+        return url
+
     def wider_login(self, scope: str) -> Login:
         """For requests that concern another repository as well (token specification, several scopes)."""
         if scope not in self._wider:
@@ -85,9 +100,8 @@ class Requests:
             response = await self.send("GET", url, headers=headers, held=held, read_timeout_s=read_timeout_s)
             if response.status not in REDIRECTS or "Location" not in response.headers:
                 return response
-            url = response.url.join(URL(response.headers["Location"], encoded=True))
             response.release()
-            self.transport.check_scheme(url, self.name)
+            url = self.location(response)
         raise Unavailable(f"{self.name}: {url.host} redirects in circles", reason=PULL_REASON)
 
     async def send(

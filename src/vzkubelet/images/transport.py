@@ -93,9 +93,16 @@ class Transport:
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
         async with translated(name, url):
-            return await self._open_session().request(
-                method, url, headers=headers, data=data, timeout=timeout, allow_redirects=False, ssl=self._tls
-            )
+            try:
+                return await self._open_session().request(
+                    method, url, headers=headers, data=data, timeout=timeout, allow_redirects=False, ssl=self._tls
+                )
+            except ValueError as exc:
+                if isinstance(exc, aiohttp.ClientError):
+                    raise
+                # Of a path or token that a server gave and that has line breaks in it.
+                what = f"no request can be made to {url.host_port_subcomponent}"
+                raise Unavailable(f"{name}: {what}: {clip(str(exc))}", reason=PULL_REASON) from exc
 
     async def close(self) -> None:
         if self._session is not None:
@@ -129,6 +136,10 @@ async def translated(name: str, url: URL) -> AsyncIterator[None]:
         raise Unavailable(f"{name}: {host} cannot be reached: {clip(cause)}", reason=PULL_REASON) from exc
     except aiohttp.InvalidURL as exc:
         raise InvalidInput(f"{name}: {clip(str(url))} is not a URL", reason=PULL_REASON) from exc
+    except aiohttp.ClientResponseError as exc:
+        # Its own text has the whole URL, which storage behind a registry signs: nothing for events and logs.
+        cause = clip(exc.message.partition("\n")[0].rstrip(":")) or type(exc).__name__
+        raise Unavailable(f"{name}: {host} does not answer in HTTP: {cause}", reason=PULL_REASON) from exc
     except (aiohttp.ClientError, OSError) as exc:
         cause = clip(str(exc)) or type(exc).__name__
         raise Unavailable(f"{name}: the connection to {host} broke: {cause}", reason=PULL_REASON) from exc

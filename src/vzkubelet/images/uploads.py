@@ -136,9 +136,7 @@ class Upload:
 
     def _moved(self, response: aiohttp.ClientResponse) -> None:
         if "Location" in response.headers:
-            location = response.url.join(URL(response.headers["Location"], encoded=True))
-            self._requests.transport.check_scheme(location, self._requests.name)
-            self._location = location
+            self._location = self._requests.location(response)
 
 
 async def _pieces(chunk: bytes | bytearray | memoryview) -> AsyncIterator[bytes]:
