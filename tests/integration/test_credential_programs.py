@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -34,8 +35,13 @@ async def test_request_answer_and_complaint(tmp_path: Path) -> None:
 
 
 async def test_a_program_need_not_read(tmp_path: Path) -> None:
-    finished = await run(script(tmp_path / "p", "echo answer"), bytes(1 << 20))
+    finished = await run(script(tmp_path / "p", "echo answer"), bytes(16 << 10))
     assert (finished.exit_code, finished.stdout) == (0, b"answer\n")
+
+
+async def test_too_long_a_request(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="1048576 bytes are more than"):
+        await run(script(tmp_path / "p", "cat"), bytes(1 << 20))
 
 
 async def test_a_program_that_is_killed(tmp_path: Path) -> None:
@@ -71,6 +77,17 @@ async def test_a_program_that_does_not_end_is_ended_with_what_it_started(text: s
         await run(path, timeout_s=0.5)
     assert time.monotonic() - began < 10
     assert await ended(tmp_path)
+
+
+async def test_what_has_left_the_group_holds_nobody_up(tmp_path: Path) -> None:
+    path = script(tmp_path / "p", f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 600' & exit 0")
+    began = time.monotonic()
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await run(path, b"request", timeout_s=1.0)
+        assert time.monotonic() - began < 10
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 async def test_cancelling_ends_the_program(tmp_path: Path) -> None:
