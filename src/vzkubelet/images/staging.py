@@ -1,5 +1,6 @@
 """Places for contents on their way, one per key, locked by who writes there."""
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -7,6 +8,7 @@ import shutil
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
+_LOCK = "lock"
 
 
 class Staging:
@@ -16,6 +18,7 @@ class Staging:
         self.directory = directory
         self.data = directory / "data"
         self.ledger = directory / "ledger"
+        self._lock = directory / _LOCK
         self._descriptor = descriptor
 
     @property
@@ -24,6 +27,11 @@ class Staging:
 
     def discard(self) -> None:
         """Remove the place with what is in it, and unlock."""
+        # The lock goes last: who finds none makes one, and takes what else is there for its own.
+        with contextlib.suppress(OSError):
+            for path in self.directory.iterdir():
+                if path != self._lock:
+                    path.unlink()
         shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._descriptor)
 
@@ -43,10 +51,10 @@ class StagingRoot:
         directory = self.path / key.removeprefix("sha256:")
         directory.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:  # its owner has just removed the directory
             return None
-        if not _lock_current(descriptor, directory / "lock"):
+        if not _lock_current(descriptor, directory / _LOCK):
             os.close(descriptor)
             return None
         return Staging(directory, descriptor)

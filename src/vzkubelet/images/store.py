@@ -287,8 +287,10 @@ class Store:
     @contextlib.contextmanager
     def pulling(self) -> Iterator[None]:
         """While held, nothing that was found here or committed meanwhile is removed by any process."""
-        # Private images are not for every user of the host.
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self.contents.directory.is_dir():
+            self.root.mkdir(parents=True, exist_ok=True)
+            # Private images are not for every user of the host, whoever has made the directory before the first one.
+            self.root.chmod(0o700)
         with self._claims.held():
             yield
 

@@ -112,6 +112,39 @@ def test_content_is_staged_by_one_at_a_time(store: Store, tmp_path: Path) -> Non
     again.discard()
 
 
+def test_what_is_discarded_is_nobodys_until_it_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hazard: the lock goes before the data, another pull takes the place, and the data is removed under its hands."""
+    staging = store.stage(f"sha256:{1:064x}")
+    assert staging is not None
+    for name in ("data", "ledger"):
+        (staging.directory / name).touch()
+    taken_with: list[list[str]] = []
+    unlink = os.unlink
+
+    def noted(path: str | Path, **options: int) -> None:
+        unlink(path, **options)
+        other = store.stage(f"sha256:{1:064x}")
+        if other is not None:
+            taken_with.append(sorted(file.name for file in other.directory.iterdir()))
+            other.release()
+
+    monkeypatch.setattr(os, "unlink", noted)
+    staging.discard()
+    assert taken_with == [["lock"]]
+
+
+def test_private_images_are_private_whoever_made_the_directory(store: Store) -> None:
+    """Hazard: the records of pulls are written first, and make the directory for everybody's eyes."""
+    (store.root / "access").mkdir(parents=True)
+    store.root.chmod(0o755)
+    with store.pulling():
+        assert store.root.stat().st_mode & 0o777 == 0o700
+    add_content(store, b"disk")
+    store.root.chmod(0o750)
+    with store.pulling():
+        assert store.root.stat().st_mode & 0o777 == 0o750, "what a person has chosen since stays"
+
+
 def test_what_a_killed_pull_left_is_there_for_the_next_one(store: Store) -> None:
     staging = store.stage("sha256:" + "a" * 64)
     assert staging is not None
