@@ -31,7 +31,7 @@ class ChunkLists:
 
     def kept(self, content: ContentRecord, chunk_bytes: int) -> ChunkList | None:
         """The list of chunks of that size, if there is one."""
-        for path in (self.tree_path(content.digest), self._path(content.digest, chunk_bytes)):
+        for path in (self.tree_path(content.digest), self.path(content.digest, chunk_bytes)):
             chunks = _read(path)
             if chunks is not None and (chunks.size_bytes, chunks.chunk_bytes) == (content.size_bytes, chunk_bytes):
                 return chunks
@@ -40,19 +40,20 @@ class ChunkLists:
     def keep(self, digest: str, chunks: ChunkList) -> None:
         """Raises: OSError."""
         is_tree = chunks.digest() == digest
-        path = self.tree_path(digest) if is_tree else self._path(digest, chunks.chunk_bytes)
+        path = self.tree_path(digest) if is_tree else self.path(digest, chunks.chunk_bytes)
         write_atomic(path, chunks.to_bytes(), 0o444)
 
     def forget(self, digest: str, chunk_bytes: int) -> None:
         """Remove a list that turned out to be wrong."""
-        self._path(digest, chunk_bytes).unlink(missing_ok=True)
+        self.path(digest, chunk_bytes).unlink(missing_ok=True)
 
     def remove(self, digest: str) -> None:
         """Remove all lists of a content."""
         for path in self._directory.glob(f"{hex_of(digest)}.*chunks"):
             path.unlink(missing_ok=True)
 
-    def _path(self, digest: str, chunk_bytes: int) -> Path:
+    def path(self, digest: str, chunk_bytes: int) -> Path:
+        """Of the list of a raw file."""
         return self._directory / f"{hex_of(digest)}.{chunk_bytes}.chunks"
 
 

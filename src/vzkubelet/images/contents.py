@@ -209,6 +209,16 @@ class Contents:
         self._write_record(digest, now, record.key if record is not None else "")
         return True
 
+    def verified_list(self, content: ContentRecord) -> ChunkList | None:
+        """The list of a raw file's chunks that is as old as its last verification; a younger one says what the file was
+        when `chunk_list` read it, right or not."""
+        try:
+            made_ns = self.lists.path(content.digest, LIST_BYTES).stat().st_mtime_ns
+            verified_ns = self.record_path(content.digest).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        return self.lists.kept(content, LIST_BYTES) if made_ns <= verified_ns else None
+
     def chunk_list(self, content: ContentRecord, chunk_bytes: int, pace: Pace | None = None) -> ChunkList | None:
         """The digests of a content's chunks of that size, computed once and kept; None when it is not here.
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import msgspec
 
 from vzkubelet.errors import Conflict
-from vzkubelet.images.chunk_lists import LIST_BYTES
 from vzkubelet.images.findings import Finding
 from vzkubelet.images.formats.tree import DIGEST_BYTES, ChunkList
 from vzkubelet.images.pacing import Pacer, Stopped
@@ -126,7 +125,7 @@ class Scrubbing:
     def _chunks(self, content: ContentRecord, record: StoredContent) -> ChunkList | None:
         """A list of the content's chunks that reading can begin in the middle of."""
         if record.kind is ContentKind.RAW:
-            return self._contents.lists.kept(content, LIST_BYTES)
+            return self._contents.verified_list(content)
         told = self._contents.lists.of_tree(content.digest)
         return told if told is not None and told.chunk_bytes % _GRID_BYTES == 0 else None
 
