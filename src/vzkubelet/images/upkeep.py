@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vzkubelet.aio import BlockingPool, cancel, spawn, uninterrupted
-from vzkubelet.errors import Conflict, NotFound
+from vzkubelet.errors import Conflict, Error, NotFound
 from vzkubelet.images import eviction, go_cache, scrubbing, usage
 from vzkubelet.images.collection import Collection as CollectionResult
 from vzkubelet.images.collection import Rules
@@ -206,6 +206,8 @@ async def _ended(task: "asyncio.Task[T]") -> None:
         await task
     except Stopped:
         return
+    except (OSError, Error) as exc:  # whoever has cancelled does not want to hear of it
+        _log.debug("what was cancelled has failed: %s", exc)
 
 
 async def _report(pacer: Pacer, total_bytes: int, progress: Callable[[int, int], None]) -> None:
