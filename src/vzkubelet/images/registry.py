@@ -1,15 +1,13 @@
 """One repository of a registry: manifests and blobs, in and out (OCI distribution-spec v1.1)."""
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from vzkubelet.aio import run_blocking
 from vzkubelet.errors import Forbidden, Integrity, InvalidInput, Unauthenticated, Unavailable
 from vzkubelet.images.blobs import Blobs
 from vzkubelet.images.formats.artifact import PULL_REASON
@@ -23,7 +21,6 @@ from vzkubelet.model.reference import Reference
 from vzkubelet.ports import RegistryCredential
 
 _ACCEPT = ", ".join((oci.MANIFEST, oci.INDEX, oci.DOCKER_MANIFEST, oci.DOCKER_MANIFEST_LIST))
-_UPLOAD_CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +158,6 @@ class Repository:
         upload = Upload(self._requests, URL(location, encoded=True))
         return upload if await upload.find_offset() else None
 
-    async def upload(
-        self, file: BinaryIO, digest: str, size_bytes: int, advance: Callable[[int], None] = lambda _: None
-    ) -> None:
-        """Send a blob from `file` (from its start) in one streamed PUT. `advance` hears of bytes sent."""
-        upload = await self.begin_upload()
-        await upload.send_all(lambda: _file_chunks(file, size_bytes, advance), digest, size_bytes)
-
     async def put_manifest(self, tag_or_digest: str, content: bytes, media_type: str) -> None:
         response = await self._requests.send(
             "PUT",
@@ -200,15 +190,3 @@ async def _limited(chunks: AsyncIterator[bytes], limit_bytes: int, name: str) ->
         if size > limit_bytes:
             raise Integrity(f"{name}: a blob is longer than its {limit_bytes} bytes", reason=PULL_REASON)
         yield chunk
-
-
-async def _file_chunks(file: BinaryIO, size_bytes: int, advance: Callable[[int], None]) -> AsyncIterator[bytes]:
-    await run_blocking(file.seek, 0)
-    left = size_bytes
-    while left:
-        chunk = await run_blocking(file.read, min(left, _UPLOAD_CHUNK_BYTES))
-        if not chunk:
-            raise Integrity(f"the file to upload is {left} bytes shorter than it was")
-        yield chunk
-        left -= len(chunk)
-        advance(len(chunk))

@@ -14,7 +14,7 @@ _ZERO_GRAIN = bytes(_GRAIN_BYTES)
 
 def data_runs(block: bytes, offset: int = 0) -> Iterator[tuple[int, int]]:
     """The parts of a block (start, end) that are not zero, on the grid of the grain that `offset` in the file is on."""
-    if not offset % _GRAIN_BYTES and (block == ZEROS or (len(block) < BLOCK_BYTES and not block.strip(b"\0"))):
+    if not offset % _GRAIN_BYTES and ZEROS.startswith(block):
         return
     start: int | None = None
     position = 0
@@ -30,14 +30,6 @@ def data_runs(block: bytes, offset: int = 0) -> Iterator[tuple[int, int]]:
         position = end
     if start is not None:
         yield start, len(block)
-
-
-def write_block(descriptor: int, block: bytes, offset: int) -> None:
-    """Write what is not zero of `block` at `offset` of a file that was truncated to its final size before."""
-    view = memoryview(block)
-    for start, end in data_runs(block):
-        while start < end:
-            start += os.pwrite(descriptor, view[start:end], offset + start)
 
 
 def read_blocks(descriptor: int, size_bytes: int) -> Iterator[bytes]:

@@ -160,9 +160,6 @@ class ChunkIndex:
             ]
         return digests
 
-    def tree_digest(self) -> str:
-        return self.chunk_list().digest()
-
     # --- Packs
 
     @property
