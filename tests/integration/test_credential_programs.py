@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vzkubelet import aio
+from vzkubelet import aio, program
 from vzkubelet.errors import DeadlineExceeded, InvalidInput
-from vzkubelet.images.credentials import DockerLogins, load, program
+from vzkubelet.images.credentials import DockerLogins, load
 from vzkubelet.model.docker_config import RegistryCredential
 from vzkubelet.model.reference import parse
 

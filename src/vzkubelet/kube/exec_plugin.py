@@ -1,7 +1,5 @@
 """Credential plugins: programs that print an ExecCredential (client.authentication.k8s.io v1 and v1beta1)."""
 
-import asyncio
-import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from vzkubelet import program
 from vzkubelet.errors import DeadlineExceeded, InvalidInput, Unauthenticated, clip
 from vzkubelet.kube.kubeconfig import Access, ExecConfig
 
 TIMEOUT_S = 60.0
-MAX_OUTPUT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +46,13 @@ async def run(access: Access, config: ExecConfig, environment: Mapping[str, str]
         InvalidInput: the program does not exist or prints something else.
         Unauthenticated: it failed. DeadlineExceeded: it took longer than a minute.
     """
-    program = _program(config, access.exec_directory)
+    path = _path(config, access.exec_directory)
     variables = {
         **environment,
         **{variable.name: variable.value for variable in config.env or []},
         "KUBERNETES_EXEC_INFO": exec_info(access, config),
     }
-    output = await _output_of(program, config, variables)
+    output = await _output_of(path, config, variables)
     return parse(output, config)
 
 
@@ -98,40 +96,24 @@ def parse(output: bytes, config: ExecConfig) -> ExecCredential:
     )
 
 
-def _program(config: ExecConfig, directory: Path | None) -> str:
+def _path(config: ExecConfig, directory: Path | None) -> str:
     """As clientcmd: a name is looked up in PATH, a path with a separator is relative to the kubeconfig."""
     if os.sep in config.command and directory is not None:
         return str(directory / config.command)
     return config.command
 
 
-async def _output_of(program: str, config: ExecConfig, variables: Mapping[str, str]) -> bytes:
+async def _output_of(path: str, config: ExecConfig, variables: Mapping[str, str]) -> bytes:
     try:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *(config.args or []),
-            env=variables,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=MAX_OUTPUT_BYTES,
-        )
-    except OSError as exc:
-        hint = f": {clip(config.install_hint)}" if config.install_hint else ""
-        raise InvalidInput(f"credential plugin {program} cannot be started: {exc.strerror}{hint}") from exc
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            stdout, stderr = await process.communicate()
-    except TimeoutError as exc:
-        raise DeadlineExceeded(f"credential plugin {program} gave nothing in {TIMEOUT_S:.0f} s") from exc
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if process.returncode != 0:
+        finished = await program.run([path, *(config.args or [])], b"", variables, TIMEOUT_S)
+    except InvalidInput as exc:
+        hint = f": {clip(config.install_hint)}" if config.install_hint and isinstance(exc.__cause__, OSError) else ""
+        raise InvalidInput(f"credential plugin {exc.message}{hint}") from exc
+    except DeadlineExceeded as exc:
+        raise DeadlineExceeded(f"credential plugin {exc.message}") from exc
+    if finished.exit_code != 0:
         raise Unauthenticated(
-            f"credential plugin {program} failed with exit code {process.returncode}: "
-            f"{clip(stderr.decode(errors='replace'))}"
+            f"credential plugin {path} failed with exit code {finished.exit_code}: "
+            f"{clip(finished.stderr.decode(errors='replace'))}"
         )
-    return stdout
+    return finished.stdout

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from vzkubelet import aio
+from vzkubelet import aio, program
 from vzkubelet.errors import InvalidInput, Unavailable
 from vzkubelet.files import open_regular, write_atomic
-from vzkubelet.images.credentials import helpers, program
+from vzkubelet.images.credentials import helpers
 from vzkubelet.model.docker_config import Keyring, RegistryCredential
 from vzkubelet.model.reference import HUB_DOMAIN, Reference
 

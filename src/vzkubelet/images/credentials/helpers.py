@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
+from vzkubelet import program
 from vzkubelet.errors import InvalidInput, NotFound, Unavailable, clip
-from vzkubelet.images.credentials import program
 from vzkubelet.model.docker_config import RegistryCredential
 
 TIMEOUT_S = 30.0

@@ -14,10 +14,10 @@ from typing import Protocol
 
 import msgspec
 
-from vzkubelet import aio
+from vzkubelet import aio, program
 from vzkubelet.aio import Clock, SystemClock
 from vzkubelet.errors import Error, InvalidInput, Unavailable, clip
-from vzkubelet.images.credentials import helpers, program, provider_config
+from vzkubelet.images.credentials import helpers, provider_config
 from vzkubelet.images.credentials.provider_config import ProviderSettings
 from vzkubelet.model import duration
 from vzkubelet.model.docker_config import Keyring, RegistryCredential, matches

@@ -9,9 +9,9 @@ import pytest
 
 from vzkubelet.errors import InvalidInput
 from vzkubelet.images.credentials.docker_logins import HUB_SERVER, DockerLogins, server_of
-from vzkubelet.images.credentials.program import Finished
 from vzkubelet.model.docker_config import RegistryCredential
 from vzkubelet.model.reference import parse
+from vzkubelet.program import Finished
 
 
 class KeyStore:

@@ -7,8 +7,8 @@ import pytest
 
 from vzkubelet.errors import Error, InvalidInput, Unavailable
 from vzkubelet.images.credentials.helpers import Helper
-from vzkubelet.images.credentials.program import Finished
 from vzkubelet.model.docker_config import RegistryCredential
+from vzkubelet.program import Finished
 
 
 class Program:

@@ -9,11 +9,11 @@ import pytest
 
 from vzkubelet import aio
 from vzkubelet.errors import Error, InvalidInput, Unavailable
-from vzkubelet.images.credentials.program import Finished
 from vzkubelet.images.credentials.provider_config import ProviderSettings
 from vzkubelet.images.credentials.providers import Answer, Plugin, Provider, Providers
 from vzkubelet.model.docker_config import RegistryCredential
 from vzkubelet.model.reference import parse
+from vzkubelet.program import Finished
 
 V1 = "credentialprovider.kubelet.k8s.io/v1"
 LOGIN = RegistryCredential("u", "p")

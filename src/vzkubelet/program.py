@@ -1,4 +1,4 @@
-"""Programs that give credentials: a request on stdin, an answer on stdout, bounded in time and size.
+"""Programs that answer a request, such as those that give credentials: on stdin and stdout, bounded in time and size.
 
 Arguments can be read by every user of the host, so no secret is ever one; what a program prints is never logged as it
 is.
@@ -95,7 +95,7 @@ def _pipe_with(content: bytes) -> Iterator[int]:
         finally:
             os.close(writing)
         if written != len(content):
-            raise InvalidInput(f"{len(content)} bytes are more than a credential program is told")
+            raise InvalidInput(f"{len(content)} bytes are more than a program is told at once")
         yield reading
     finally:
         os.close(reading)
