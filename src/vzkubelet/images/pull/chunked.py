@@ -38,13 +38,15 @@ from vzkubelet.images.staging import Staging
 from vzkubelet.images.verification import Chunker, extents
 
 _log = logging.getLogger(__name__)
-_WORKERS = max(2, min(8, os.cpu_count() or 2))
+_WORKERS = max(4, min(8, os.cpu_count() or 4))
+"""Each waits for the disk part of its time."""
 _SPANS_AHEAD = 2
 """Spans that wait for a thread: enough that none is ever idle, and little that a kill loses."""
 _READERS = 2
 """Ranges that are read at the same time at first. Near a registry more bring nothing and hold more in the air; where
-bytes come slowly, readers are added up to the source's concurrency."""
+bytes come slowly, and threads hardly ever let a reader wait, readers are added up to the source's concurrency."""
 _FAST_BYTES_PER_S = 150 * 1024 * 1024
+_HELD_UP_SHARE = 0.1
 _GROUP_BYTES = 16 * 1024 * 1024
 """Longest range of one reader: Distribution's registry takes 3 to 4 ms for each, whatever its length."""
 _WINDOW_LIMIT_BYTES = 128 * 1024 * 1024
@@ -80,6 +82,8 @@ class ChunkedMove:
         self._advanced = advanced
         self._done_bytes = 0
         self._stop = Stop()
+        self._held_up_s = 0.0
+        """What readers have waited for threads, all together."""
 
     async def run(self, base: Base | None) -> Moved:
         """Ends when all is verified and synced. What an error or a cancellation leaves can be gone on with.
@@ -165,8 +169,9 @@ class ChunkedMove:
                 done, readers = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
                 for reader in done:
                     reader.result()
-                rate = (self._done_bytes - began_at) / max(time.monotonic() - began_s, 1e-6)
-                if rate < _FAST_BYTES_PER_S and not storing.locked() and wanted < self._source.concurrency:
+                elapsed_s = max(time.monotonic() - began_s, 1e-6)
+                is_slow = self._done_bytes - began_at < elapsed_s * _FAST_BYTES_PER_S
+                if is_slow and self._held_up_s < elapsed_s * _HELD_UP_SHARE and wanted < self._source.concurrency:
                     wanted += 1
         finally:
             await uninterrupted(cancel(*readers), name="end of ranges")
@@ -188,7 +193,9 @@ class ChunkedMove:
                     while left and position + size >= left[0].end:
                         span = left.popleft()
                         data = b"".join(parts)
+                        waiting_since_s = time.monotonic()
                         await storing.acquire()
+                        self._held_up_s += time.monotonic() - waiting_since_s
                         stores.append(
                             spawn(
                                 self._store(span, data, position, desk, pool, storing),

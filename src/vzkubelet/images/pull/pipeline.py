@@ -66,15 +66,21 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._failure: BaseException | None = None
         self._stages: list[Callable[[], None]] = []
-        self._end: Callable[[], None] = lambda: None
+        self._ends: list[Callable[[], None]] = []
 
     def has_failed(self) -> bool:
         return self._failure is not None
 
     def stage(
-        self, work: Callable[[Iterator[T]], None], depth: int, *, feeds: Sequence[Callable[[], None]] = ()
+        self,
+        work: Callable[[Iterator[T]], None],
+        depth: int,
+        *,
+        feeds: Sequence[Callable[[], None]] = (),
+        is_first: bool = False,
     ) -> Inlet[T]:
-        """Add a stage, the last one first. `work` takes all items; when it has ended, `feeds` end what it feeds."""
+        """Add a stage. `work` takes all items; when it has ended, `feeds` end what it feeds. What nobody feeds but
+        whoever entered the pipeline `is_first`."""
         inlet: Inlet[T] = Inlet(depth, self._loop)
 
         def run() -> None:
@@ -89,7 +95,8 @@ class Pipeline:
                 end()
 
         self._stages.append(run)
-        self._end = inlet.end
+        if is_first:
+            self._ends.append(inlet.end)
         return inlet
 
     def fail(self, exc: BaseException) -> None:
@@ -107,7 +114,8 @@ class Pipeline:
     ) -> None:
         if error is not None:
             self.fail(error)
-        self._end()  # of the first stage's queue
+        for end in self._ends:
+            end()
         await uninterrupted(self._ended(), name=f"end of {self._name}")
         self._pool.close()
         if self._failure is not None and error is None:

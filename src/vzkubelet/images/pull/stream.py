@@ -1,7 +1,8 @@
 """One stream from the network into a run of a raw file, in one pass.
 
-event loop: pieces -> batches | thread 1: sha256 of the blobs, decode | thread 2: sha256 of the content
-                                                                      | thread 3: write what is not zeros
+event loop: pieces -> batches | thread 1: sha256 of the blobs
+                              | thread 2: decode | thread 3: sha256 of the content
+                                                 | thread 4: write what is not zeros
 
 Queues between them are bounded, so memory is too, whatever the stream's size and whatever it expands to. Digests and
 sizes are verified before `StreamMove.run` returns; what was written before is of no value until then.
@@ -87,15 +88,16 @@ class StreamMove:
         self._journal = journal
         self._name = name
         self._what = f"blob {stream.blobs[0].digest}"
+        self._blob_bytes = sum(blob.size for blob in stream.blobs)
         self._pipeline = Pipeline(f"pull {stream.blobs[0].digest}")
         self._hasher = hashlib.sha256()
         self._raw_bytes = begin.at.raw_bytes
-        # The last stage first: each knows those that it feeds.
         self._hashes: Inlet[bytes] = self._pipeline.stage(self._hash, _PIECES)
         self._writes: Inlet[tuple[bytes, Checkpoint | None]] = self._pipeline.stage(self._write, _PIECES)
         self._batches: Inlet[bytes] = self._pipeline.stage(
-            self._decode, _BATCHES, feeds=(self._hashes.end, self._writes.end)
+            self._decode, _BATCHES, feeds=(self._hashes.end, self._writes.end), is_first=True
         )
+        self._blobs: Inlet[bytes] = self._pipeline.stage(self._check_blobs, _BATCHES, is_first=True)
 
     async def run(self, pieces: AsyncIterator[bytes], advance: Callable[[int], None]) -> tuple[str, int]:
         """Digest and size of the raw bytes, as declared where they are. `advance` hears of compressed bytes that came.
@@ -115,11 +117,11 @@ class StreamMove:
                 batch.append(piece)
                 size += len(piece)
                 if size >= BATCH_BYTES:
-                    await self._batches.send(b"".join(batch))
+                    await self._send(b"".join(batch))
                     advance(size)
                     batch, size = [], 0
             if batch and not self._pipeline.has_failed():
-                await self._batches.send(b"".join(batch))
+                await self._send(b"".join(batch))
                 advance(size)
         actual = f"sha256:{self._hasher.hexdigest()}"
         expected = self._stream.raw_digest
@@ -128,7 +130,18 @@ class StreamMove:
             raise self._damaged(what, expected, actual)
         return actual, self._raw_bytes
 
+    async def _send(self, batch: bytes) -> None:
+        await self._blobs.send(batch)
+        await self._batches.send(batch)
+
     # --- Stages
+
+    def _check_blobs(self, batches: Iterator[bytes]) -> None:
+        check = _BlobCheck(self._stream, self._begin.at.compressed_bytes, self._damaged)
+        for batch in batches:
+            if self._pipeline.has_failed():
+                return
+            check.update(batch)
 
     def _decode(self, batches: Iterator[bytes]) -> None:
         try:
@@ -137,14 +150,14 @@ class StreamMove:
             raise self._damaged(f"{self._what}: {exc}") from exc
 
     def _decode_all(self, batches: Iterator[bytes]) -> None:
-        blobs = _BlobCheck(self._stream, self._begin.at.compressed_bytes, self._damaged)
         decoder, fed = self._begin.decoder, self._begin.at.compressed_bytes
         marks = _Marks(self._stream.encoding, decoder, self._begin.at)
         if self._begin.pending:
             self._emit(self._begin.pending)
         for batch in batches:
-            blobs.update(batch)
             fed += len(batch)
+            if fed > self._blob_bytes:
+                raise self._damaged(f"{self._what} is longer than its {self._blob_bytes} bytes")
             for piece in _gathered(decoder.feed(batch)):
                 if self._pipeline.has_failed():
                     return
@@ -152,7 +165,8 @@ class StreamMove:
             self._writes.put((b"", marks.after(fed, self._raw_bytes)))
         if self._pipeline.has_failed():
             return
-        blobs.finish()
+        if fed != self._blob_bytes:
+            raise self._damaged(f"{self._what} ends after {fed} of {self._blob_bytes} bytes")
         decoder.finish()
         size = self._stream.raw_size_bytes
         if size is not None and self._raw_bytes != size:
@@ -253,7 +267,7 @@ class _Marks:
 
 
 class _BlobCheck:
-    """Digests and sizes of the blobs of a stream; of the one that is entered in its middle only the size."""
+    """Digests of the blobs of a stream, but not of the one that is entered in its middle."""
 
     def __init__(self, stream: Stream, start: int, damaged: Callable[[str, str, str], Integrity]) -> None:
         self._blobs = deque(stream.blobs)
@@ -265,9 +279,7 @@ class _BlobCheck:
 
     def update(self, batch: bytes) -> None:
         view = memoryview(batch)
-        while view:
-            if not self._blobs:
-                raise self._damaged("there is more than the blobs have", "", "")
+        while view and self._blobs:
             blob = self._blobs[0]
             part = view[: blob.size - self._received]
             if self._hasher is not None:
@@ -283,8 +295,3 @@ class _BlobCheck:
         if actual != blob.digest:
             raise self._damaged(f"blob {blob.digest} has digest {actual}", blob.digest, actual)
         self._received, self._hasher = 0, hashlib.sha256()
-
-    def finish(self) -> None:
-        if self._blobs:
-            blob = self._blobs[0]
-            raise self._damaged(f"blob {blob.digest} ends after {self._received} of {blob.size} bytes", "", "")

@@ -19,7 +19,7 @@ class Doubling:
         self.pipeline = Pipeline("doubling")
         self._fail_first, self._fail_last = fail_first, fail_last
         self._last: Inlet[int] = self.pipeline.stage(self._keep, 2)
-        self.first: Inlet[int] = self.pipeline.stage(self._double, 2, feeds=(self._last.end,))
+        self.first: Inlet[int] = self.pipeline.stage(self._double, 2, feeds=(self._last.end,), is_first=True)
 
     def _double(self, numbers: Iterator[int]) -> None:
         for number in numbers:
@@ -83,7 +83,7 @@ async def test_cancelled_while_a_queue_is_full() -> None:
             go_on.wait()
 
     pipeline = Pipeline("waiting")
-    inlet: Inlet[int] = pipeline.stage(wait, 1)
+    inlet: Inlet[int] = pipeline.stage(wait, 1, is_first=True)
 
     async def feed() -> None:
         async with pipeline:
