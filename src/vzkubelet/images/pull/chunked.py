@@ -21,6 +21,7 @@ import zstandard
 from vzkubelet import files
 from vzkubelet.aio import BlockingPool, cancel, run_blocking, spawn, uninterrupted
 from vzkubelet.errors import Integrity
+from vzkubelet.images import frames
 from vzkubelet.images.formats import chunked
 from vzkubelet.images.formats.artifact import PULL_REASON, Chunked, Content
 from vzkubelet.images.formats.chunk_index import ChunkIndex
@@ -49,8 +50,6 @@ _FAST_BYTES_PER_S = 150 * 1024 * 1024
 _HELD_UP_SHARE = 0.1
 _GROUP_BYTES = 16 * 1024 * 1024
 """Longest range of one reader: Distribution's registry takes 3 to 4 ms for each, whatever its length."""
-_WINDOW_LIMIT_BYTES = 128 * 1024 * 1024
-"""What zstd calls its own limit for decoders; a frame of a chunk never needs it."""
 
 
 async def read_index(content: Content, source: Source, staging: Staging) -> ChunkIndex:
@@ -266,7 +265,7 @@ class _Desk:
             writer, decompressor = self._idle.get_nowait()
         except queue.Empty:
             writer = Writer(self._file)
-            decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT_BYTES)
+            decompressor = frames.decompressor()
             self._writers.append(writer)
         try:
             before = writer.written_bytes
@@ -297,16 +296,10 @@ class _Desk:
             self._journal.chunks(first, count, size_bytes)
 
     def _decoded(self, piece: Piece, span: Span, frame: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
-        raw_bytes = self._index.length(piece.number)
-        if piece.length == raw_bytes:
-            return frame
         try:
-            # The library believes a frame that says its size, and else the limit.
-            if zstandard.frame_content_size(frame) not in (raw_bytes, -1):
-                raise self._damaged(piece, span, f"does not expand to {raw_bytes} bytes")
-            return decompressor.decompress(frame, max_output_size=raw_bytes)
-        except zstandard.ZstdError as exc:
-            raise self._damaged(piece, span, f"is no zstd frame of {raw_bytes} bytes ({exc})") from exc
+            return frames.expanded(frame, self._index.length(piece.number), decompressor)
+        except frames.DamagedFrame as exc:
+            raise self._damaged(piece, span, str(exc)) from exc
 
     def close(self) -> None:
         for writer in self._writers:

@@ -9,10 +9,9 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, assert_never
 
-import zstandard
-
 from vzkubelet.aio import cancel, spawn
 from vzkubelet.errors import Integrity, Unavailable, Unsupported
+from vzkubelet.images import frames
 from vzkubelet.images.formats.artifact import Chunked, Content, Encoding, Stream, Streams
 from vzkubelet.images.formats.chunk_index import ChunkIndex
 from vzkubelet.images.gzip_stream import DamagedGzip, Inflater
@@ -58,6 +57,7 @@ class RemoteSource:
         self._waiting: concurrent.futures.Future[Any] | None = None
         self._live: Generator[Piece, None, None] | None = None
         self._position = 0
+        self._decompressor = frames.decompressor()
 
     def identity(self) -> str:
         return self._content.key
@@ -171,9 +171,9 @@ class RemoteSource:
         _, offset, stored = index.location(number)
         frame = data[offset - span.start : offset - span.start + stored]
         try:
-            chunk = bytes(frame) if stored == length else zstandard.ZstdDecompressor().decompress(frame, length)
-        except zstandard.ZstdError as exc:
-            raise self._damaged(f"chunk {number}: {exc}") from exc
+            chunk = frames.expanded(frame, length, self._decompressor)
+        except frames.DamagedFrame as exc:
+            raise self._damaged(f"chunk {number} {exc}") from exc
         if hashlib.sha256(chunk).digest() != index.digest(number):
             raise self._damaged(f"chunk {number} has another digest than its index says")
         return chunk
