@@ -65,6 +65,19 @@ def couriers() -> list[int]:
     return [int(line) for line in listed.stdout.split()]
 
 
+async def test_the_courier_runs_nothing_of_the_working_directory(
+    registry_factory: StartRegistry, files: VmFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told the login of the registry."""
+    registry = registry_factory()
+    for name in ("asyncio", "msgspec", "socket"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    await push(files, f"{registry.host}/vm:1", "chunked")
+    assert read(registry, "chunked") == files.disk.read_bytes()
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("format_", ["agoda", "tart", "chunked"])
 async def test_connections_that_break(registry_factory: StartRegistry, files: VmFiles, format_: str) -> None:
     registry = registry_factory()

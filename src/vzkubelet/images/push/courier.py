@@ -171,7 +171,8 @@ class Courier:
                 file.truncate(SLOT_BYTES)
                 self._slot = mmap.mmap(file.fileno(), SLOT_BYTES)
                 process = subprocess.Popen(  # noqa: ASYNC220 - starting one is quick, its end is waited for in a thread
-                    [sys.executable, "-m", __name__],
+                    # -P: nothing of the working directory may stand for a module of a process that knows the login.
+                    [sys.executable, "-P", "-m", __name__],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
