@@ -190,8 +190,8 @@ class Parts:
         await self.image_access.recover(self.image_finders())
 
     def image_finders(self) -> Mapping[ports.ImageKind, Callable[[str], Awaitable[ports.Image | None]]]:
-        """Who can say whether an image is on this host."""
-        return {ports.ImageKind.MACHINE: self.images.find, ports.ImageKind.SIDECAR: self.sidecars.find_image}
+        """Who can say whether an image is on this host, without using it."""
+        return {ports.ImageKind.MACHINE: self.images.known, ports.ImageKind.SIDECAR: self.sidecars.find_image}
 
     def world(
         self,

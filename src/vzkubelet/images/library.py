@@ -104,6 +104,13 @@ class Library:
             return found, False
         return self._store.find(target), True
 
+    async def known(self, reference: str) -> MachineImage | None:
+        """As `find`, for book-keeping: it is no use of the image, and nothing is verified for it."""
+        target = parse(reference)
+        with faults_named(reference):
+            found = await run_blocking(lambda: self._store.find(target, verify=False))
+        return None if found is None else self._image(target, found[1])
+
     def system_of(self, reference: str) -> str:
         """``os`` of an image that is here, else empty. Reads two small files."""
         try:
