@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from vzkubelet.aio import cancel, run_blocking, spawn, uninterrupted
-from vzkubelet.errors import Exhausted, Forbidden, Integrity, InvalidInput, Unauthenticated
+from vzkubelet.errors import Exhausted, Forbidden, Integrity, InvalidInput, NotFound, Unauthenticated
 from vzkubelet.images.formats.artifact import Chunked, Content, Streams
 from vzkubelet.images.formats.chunk_index import ChunkIndex
 from vzkubelet.images.formats.tree import ChunkList
@@ -97,10 +97,11 @@ class Fetches:
             try:
                 record = await self._wait(fetch, content, advanced)
                 break
-            except (Unauthenticated, Forbidden):
+            except (Unauthenticated, Forbidden, NotFound):
                 if not joined:
                     raise
-                # The other one's login was refused in the middle; ours may still be good.
+                # The other one's login was refused in the middle, which some registries call not found; ours may still
+                # be good.
         advanced(content.blob_bytes, "")
         return record
 

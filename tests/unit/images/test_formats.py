@@ -358,3 +358,15 @@ def test_image_without_extras_has_no_extra_layer() -> None:
 def test_image_config_that_is_none_is_not_pushed(given: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
         agoda.write_image_config(Machine("linux", "amd64", cpu_min=1), given)
+
+
+def test_a_place_in_one_blob_is_none_in_another_that_becomes_the_same_file() -> None:
+    raw = "sha256:" + "a" * 64
+    first, second = (Descriptor(media_type="disk", digest="sha256:" + digit * 64, size=5) for digit in "bc")
+    contents = [
+        single(first, Encoding.GZIP, 7, raw),
+        single(second, Encoding.GZIP, 7, raw),
+        single(first, Encoding.IDENTITY, 7, raw),
+    ]
+    assert len({content.key for content in contents}) == 1
+    assert len({content.plan for content in contents}) == 3

@@ -96,6 +96,17 @@ class Content:
                 chunks = self.chunk_list()
                 return chunks.digest() if chunks is not None else _digest_of_blobs(self.blobs)
 
+    @property
+    def plan(self) -> str:
+        """``sha256:…`` of what it is put together from: a position in these blobs means nothing in others that become
+        the same file."""
+        match self.layout:
+            case Chunked(index, _):
+                return index.digest
+            case Streams(streams):
+                parts = [f"{stream.encoding.value} {blob.digest}" for stream in streams for blob in stream.blobs]
+                return f"sha256:{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}"
+
     def chunk_list(self) -> ChunkList | None:
         """What streams of one size with a digest each say about the file; None where they do not say it.
 

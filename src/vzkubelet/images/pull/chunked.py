@@ -92,7 +92,7 @@ class ChunkedMove:
         """
         place = Place(self._staging)
         try:
-            await to_end(place.open, self._content.key)
+            await to_end(place.open, self._content.plan)
             file, journal = place.file, Journal(place.ledger, place.file)
             missing = await to_end(self._what_is_missing, place.ledger, file, base, stop=self._stop)
             needed_bytes = await run_blocking(stored_bytes, self._index, missing)

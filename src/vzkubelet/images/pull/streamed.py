@@ -57,7 +57,7 @@ class StreamedMove:
             self._check_expansion(stream)
         place = Place(self._staging)
         try:
-            await to_end(place.open, self._content.key)
+            await to_end(place.open, self._content.plan)
             return await self._run(place.ledger, place.file, base)
         finally:
             await uninterrupted(to_end(place.close), name="end of a pull")
