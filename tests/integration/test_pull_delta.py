@@ -17,6 +17,7 @@ from tests.support.registry_proxy import RegistryProxy
 from tests.support.vm_images import MIB, RawRepository, VmFiles
 from vzkubelet.images import Library
 from vzkubelet.images.pull import writer
+from vzkubelet.images.store import Store
 
 SIZE = 24 * MIB
 KIB = 1024
@@ -201,3 +202,25 @@ async def test_clone_takes_no_space(root: Path) -> None:
     assert file.clone(source)
     file.close()
     assert (root.parent / "data").read_bytes() == noise(10)
+
+
+async def test_blocks_taken_over_are_no_younger_than_when_they_were_read(
+    tmp_path: Path, registry: Registry, library: Library, name: str, root: Path
+) -> None:
+    """A clone shares the blocks of an older version unread: should they have rotted, the next scrub must look."""
+    contents = [noise(1), changed(noise(1))]
+    images = []
+    for tag, content in enumerate(contents):
+        files = disk(tmp_path / f"files{tag}", content)
+        await pulls.publish(files, f"{registry.host}/{name}:{tag}", "chunked")
+        images.append(await library.pull(f"{registry.host}/{name}:{tag}", []))
+        if not tag:
+            store = Store(root)
+            record_file = store.contents.record_path(f"sha256:{images[0].disk.name}")
+            record_file.write_text(
+                re.sub(r'"verifiedAt": ?"[^"]*"', '"verifiedAt":"2026-01-02T03:04:05Z"', record_file.read_text())
+            )
+    record = store.contents.record(f"sha256:{images[1].disk.name}")
+    assert record is not None
+    assert record.verified_at == "2026-01-02T03:04:05Z"
+    assert not list((root / "staging").iterdir())

@@ -242,7 +242,7 @@ class Contents:
             if os.path.lexists(self.path(content.digest)):
                 self.lists.keep(content.digest, chunks)
 
-    def _write_record(self, digest: str, status: os.stat_result, key: str) -> None:
+    def _write_record(self, digest: str, status: os.stat_result, key: str, verified_at: str | None = None) -> None:
         chunks = self.lists.of_tree(digest)
         write_record(
             self.record_path(digest),
@@ -253,7 +253,7 @@ class Contents:
                 chunk_bytes=chunks.chunk_bytes if chunks is not None else 0,
                 inode=status.st_ino,
                 ctime_ns=status.st_ctime_ns,
-                verified_at=rfc3339(time.time()),
+                verified_at=verified_at or rfc3339(time.time()),
                 key=key if key != digest else "",
             ),
         )
@@ -273,7 +273,7 @@ class Contents:
         # What came under two keys is not written twice: machines may refer to the file that is there.
         if not self.has(content):
             with self._users(content.digest).locked(fcntl.LOCK_SH):
-                self._place(staging.data, content.digest, chunks, staging.key)
+                self._place(staging.data, content.digest, chunks, staging.key, staging.verified_at)
         staging.discard()
 
     def take(self, path: Path, content: ContentRecord, chunks: bytes | None = None) -> bool:
@@ -288,7 +288,7 @@ class Contents:
                 return False
         return True
 
-    def _place(self, data: Path, digest: str, chunks: bytes | None, key: str) -> None:
+    def _place(self, data: Path, digest: str, chunks: bytes | None, key: str, verified_at: str | None = None) -> None:
         if chunks is not None:
             self.lists.keep(digest, ChunkList.from_bytes(chunks))
         descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -299,7 +299,7 @@ class Contents:
             os.fchmod(descriptor, 0o444)
             data.replace(self.path(digest))
             sync_directory(self.directory)
-            self._write_record(digest, os.fstat(descriptor), key)
+            self._write_record(digest, os.fstat(descriptor), key, verified_at)
         finally:
             os.close(descriptor)
 

@@ -214,6 +214,9 @@ class Fetches:
         base = await self._base(target, family, staging, fetch)
         if base is not None and base.chunks == target:
             return base.content  # the same file, which came in another format
+        if base is not None:
+            # A clone is not read: should the older version have rotted, the next scrub is to find it in both.
+            await run_blocking(staging.inherit, await run_blocking(self._store.verified_at, base.content))
         for attempt in range(_ROOM_ATTEMPTS):
             if attempt:
                 await self._make_more_room(content, source.name, staging)

@@ -7,8 +7,11 @@ import os
 import shutil
 from pathlib import Path
 
+from vzkubelet.files import read_if_present, write_atomic
+
 _log = logging.getLogger(__name__)
 _LOCK = "lock"
+_INHERITED = "verified-at"
 
 
 class Staging:
@@ -24,6 +27,17 @@ class Staging:
     @property
     def key(self) -> str:
         return f"sha256:{self.directory.name}"
+
+    def inherit(self, verified_at: str) -> None:
+        """Note that blocks were taken over from a content that was read last at that time (RFC 3339), and are not read
+        now. It holds for whoever goes on here, too. Raises OSError."""
+        write_atomic(self.directory / _INHERITED, verified_at.encode())
+
+    @property
+    def verified_at(self) -> str | None:
+        """When the oldest of what is here was verified; None = on its way here."""
+        inherited = read_if_present(self.directory / _INHERITED)
+        return None if inherited is None else inherited.decode()
 
     def discard(self) -> None:
         """Remove the place with what is in it, and unlock."""

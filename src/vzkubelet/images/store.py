@@ -46,6 +46,7 @@ from vzkubelet.model.reference import Reference, parse
 LEFTOVER_AGE_S = 7 * 24 * 3600.0
 """Kept that long unless space is short: what a killed pull left, for the one that goes on, and damaged content, for
 who wants to know what happened to it."""
+_LONG_AGO = "1970-01-01T00:00:00Z"
 _NAME_LIMIT = 150
 """Characters of a reference in its file's name; file names have 255 bytes at most and references may be longer."""
 
@@ -103,6 +104,11 @@ class Store:
         """The place to write a content to, with what a killed writer left in it; None when somebody, in whatever
         process, is writing it. Look afterwards whether the content has come meanwhile."""
         return self._staging.stage(key)
+
+    def verified_at(self, content: ContentRecord) -> str:
+        """When all of a content was read last, RFC 3339; long ago where that is not known."""
+        record = self.contents.record(content.digest)
+        return record.verified_at if record is not None else _LONG_AGO
 
     def commit_content(self, staging: Staging, content: ContentRecord, chunks: bytes | None = None) -> None:
         """Make a verified and synced content visible, and unlock. `chunks` is the encoded list of chunks (`ChunkList`)
