@@ -31,7 +31,7 @@ from vzkubelet.images.uploads import Upload
 from vzkubelet.model.reference import parse
 from vzkubelet.ports import RegistryCredential
 
-SLOT_BYTES = 16 * 1024 * 1024
+SLOT_BYTES = 24 * 1024 * 1024
 """More than a part has; a larger chunk is sent in several."""
 _MESSAGE_BYTES = 256 * 1024
 _END_TIMEOUT_S = 10.0
