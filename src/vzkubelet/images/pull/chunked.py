@@ -13,7 +13,7 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 
 import zstandard
@@ -183,7 +183,7 @@ class ChunkedMove:
         stores: list[asyncio.Task[None]] = []
         left = deque(group)
         blob = self._source.blob(self._layout.packs[group[0].pack], 1)
-        position, parts, size = group[0].start, list[bytes](), 0
+        position, parts, size = group[0].start, list[bytes | memoryview](), 0
         try:
             async with aclosing(blob.read(position, group[-1].end)) as pieces:
                 async for piece in pieces:
@@ -191,19 +191,20 @@ class ChunkedMove:
                     size += len(piece)
                     while left and position + size >= left[0].end:
                         span = left.popleft()
-                        data = b"".join(parts)
                         waiting_since_s = time.monotonic()
                         await storing.acquire()
                         self._held_up_s += time.monotonic() - waiting_since_s
                         stores.append(
                             spawn(
-                                self._store(span, data, position, desk, pool, storing),
+                                self._store(span, parts, position, desk, pool, storing),
                                 name="chunks of a pull",
                                 on_crash=lambda _: None,
                             )
                         )
-                        parts = [data[span.end - position :]]
-                        position, size = span.end, len(parts[0])
+                        # Joining them is for the thread; the loop copies nothing.
+                        rest = position + size - span.end
+                        parts = [memoryview(parts[-1])[len(parts[-1]) - rest :]] if rest else []
+                        position, size = span.end, rest
                         _raise_first(stores)
             await asyncio.gather(*stores)
         finally:
@@ -212,20 +213,20 @@ class ChunkedMove:
     async def _store(
         self,
         span: Span,
-        data: bytes,
+        parts: list[bytes | memoryview],
         position: int,
         desk: "_Desk",
         pool: BlockingPool,
         storing: asyncio.Semaphore,
     ) -> None:
-        """`data` begins at `position` of the pack."""
+        """`parts` begin at `position` of the pack."""
         try:
             try:
-                await pool.run(desk.store, span, data, span.start - position)
+                await pool.run(desk.store, span, parts, span.start - position)
             except Integrity as exc:
                 _log.warning("%s; fetching it again", exc)
                 data = await self._source.blob(self._layout.packs[span.pack]).fetch(span.start, span.end)
-                await pool.run(desk.store, span, data, 0)
+                await pool.run(desk.store, span, [data], 0)
         finally:
             storing.release()
         self._came(sum(_distinct(span.pieces)))
@@ -256,8 +257,8 @@ class _Desk:
         self._idle: queue.SimpleQueue[tuple[Writer, zstandard.ZstdDecompressor]] = queue.SimpleQueue()
         self._writers: list[Writer] = []
 
-    def store(self, span: Span, data: bytes, start: int) -> None:
-        """Verify and write the chunks of a span, which begins at `start` of `data`, and record them.
+    def store(self, span: Span, parts: Sequence[bytes | memoryview], start: int) -> None:
+        """Verify and write the chunks of a span, which begins at `start` of the joined parts, and record them.
 
         Raises: Integrity, OSError.
         """
@@ -269,7 +270,7 @@ class _Desk:
             self._writers.append(writer)
         try:
             before = writer.written_bytes
-            self._store(span, data, start, writer, decompressor)
+            self._store(span, b"".join(parts), start, writer, decompressor)
             self._journal.wrote(writer.written_bytes - before)
         finally:
             writer.drop()
