@@ -97,7 +97,16 @@ async def test_command_line_from_push_to_rm(tmp_path: Path, registry_factory: St
         (["push", "--disk-path", "x", "--aux-path", "x", "--image-config", "nope", "r.io/vm:1"], 2, "cannot read nope"),
         (["push", "--aux-path", "x", "r.io/vm:1"], 2, "--disk-path"),
         (["pull", "-p", "x", "r.io/vm:1"], 2, "a password needs --username"),
+        (["pull", "-u", "ci", "r.io/vm:1"], 2, "--username needs a password"),
+        (["pull", "--password-stdin", "r.io/vm:1"], 2, "--password-stdin needs --username"),
+        (["pull", "-u", "ci", "--password-stdin", "r.io/vm:1"], 2, "the password is empty"),
+        (["pull", "-u", "ci", "-p", "x", "--password-stdin", "r.io/vm:1"], 2, "exclude each other"),
         (["pull", "--platform", "linux", "r.io/vm:1"], 2, "not of the form OS/ARCH"),
+        (["push", "--from", "r.io/vm:1", "--bundle", "x", "r.io/vm:2"], 2, "--from does not go with"),
+        (["push", "--from", "r.io/vm:1", "--disk-path", "x", "--aux-path", "x", "r.io/vm:2"], 2, "--from does not go"),
+        (["push", "--format", "tart", "--level", "3", "r.io/vm:1"], 2, "--format tart has no levels"),
+        (["push", "--level", "12", "r.io/vm:1"], 2, "12 is for --format chunked; gzip takes 1 to 9"),
+        (["convert", "--level", "12", "r.io/vm:1", "r.io/vm:2"], 2, "12 is for --format chunked; gzip takes 1 to 9"),
     ],
 )
 async def test_command_line_mistakes(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
@@ -167,6 +176,46 @@ async def test_push_of_the_impossible_is_one_line_and_sends_nothing(
     code, output = await run(tmp_path, "push", *given, NOWHERE)
     assert (code in (2, 3), output.count("\n")) == (True, 1), output
     assert words in output
+
+
+@pytest.mark.parametrize("beside", ["bundle", "flags"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"QFI\xfb" + bytes(508), "is no raw disk: `image import` it first"), (bytes(513), "no whole number of sectors")],
+)
+async def test_a_disk_that_no_machine_boots_is_not_published(
+    tmp_path: Path, content: bytes, words: str, beside: str
+) -> None:
+    """Hazard: --disk-path beside --bundle was not looked at, and a qcow2 file went out as a raw disk."""
+    bundle = make_bundle(tmp_path / "bundle")
+    (tmp_path / "given").write_bytes(content)
+    source = ["--bundle", str(bundle)]
+    if beside == "flags":
+        source = ["--aux-path", str(bundle / "aux.img"), "--os", "linux"]
+    code, output = await run(tmp_path, "push", *source, "--disk-path", str(tmp_path / "given"), NOWHERE)
+    assert (code, output.count("\n")) == (2, 1), output
+    assert words in output
+
+
+async def test_a_running_machine_is_not_pushed_beside_a_bundle(tmp_path: Path) -> None:
+    """Hazard: of --disk-path beside --bundle nobody asked whether it was being written."""
+    bundle = make_bundle(tmp_path / "bundle")
+    disk = tmp_path / "running.img"
+    disk.write_bytes(bytes(1024))
+    with disk.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, output = await run(tmp_path, "push", "--bundle", str(bundle), "--disk-path", str(disk), NOWHERE)
+    assert (code, output.count("\n")) == (4, 1), output
+    assert "is running" in output
+
+
+async def test_push_of_a_device_says_what_it_is(tmp_path: Path) -> None:
+    """Hazard: somebody's lock on /dev/null was taken for a running machine."""
+    arguments = ("--disk-path", "/dev/null", "--aux-path", "/dev/null", "--os", "linux")
+    assert await run(tmp_path, "push", *arguments, NOWHERE) == (
+        2,
+        "error: cannot read /dev/null: it is no regular file\n",
+    )
 
 
 async def test_push_of_a_fifo_does_not_hang(tmp_path: Path) -> None:
@@ -330,6 +379,9 @@ async def test_inspect_asks_the_registry_for_what_is_not_here(tmp_path: Path, la
     shown = (await run(tmp_path, "inspect", large))[1]
     assert "Platform:   linux/amd64" in shown
     assert "Path:       " in shown
+    asked = (await run(tmp_path, "inspect", "--remote", large))[1]
+    assert "Host:       24" in asked, "hazard: what is here was denied, because the registry had been asked"
+    (tmp_path / "daemon" / "images").rename(tmp_path / "elsewhere")
     asked = (await run(tmp_path, "inspect", "--remote", large))[1]
     assert "Host:       nothing of it" in asked
 

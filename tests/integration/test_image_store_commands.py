@@ -252,6 +252,24 @@ def test_removing_tells_what_was_freed(imported: Host) -> None:
     assert (missing.code, missing.err.count("\n")) == (3, 1)
 
 
+def test_an_image_that_is_gone_keeps_none_of_the_others(imported: Host) -> None:
+    """Hazard: `rm` stopped at the first one that was not there, and its JSON kept silent on what it had removed."""
+    second = "localhost/mac:2"
+    imported.works("import", imported.directory / "vm", second)
+    done = imported("rm", "--json", REFERENCE, "localhost/gone:1", second, "localhost/gone:2")
+    assert done.code == 3
+    assert [row["reference"] for row in json.loads(done.out)] == [REFERENCE, second]
+    assert done.err.count("is not on this host") == done.err.count("\n") == 2
+    assert imported.works("ls", "-q").out == ""
+
+
+def test_a_platform_beside_an_image_of_this_host_is_not_lost(imported: Host) -> None:
+    """Hazard: --os and --arch had no effect, and the image went out as what it was not said to be."""
+    done = imported("push", "localhost:1/vm:1", "--from", REFERENCE, "--os", "linux", "--arch", "amd64")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"do not go with {REFERENCE} of this host, which is darwin/arm64" in done.err
+
+
 def test_a_bad_name_removes_none_of_the_others(imported: Host) -> None:
     assert imported("rm", REFERENCE, "A:B:C").code == 2
     assert imported.works("ls", "-q").out == f"{REFERENCE}\n"
@@ -283,6 +301,23 @@ def test_mistakes_are_one_line(host: Host, arguments: list[str], code: int, word
     assert words in done.err
 
 
+@pytest.mark.parametrize("verb", ["ls", "verify", "prune", "rm x", "pull localhost:1/x"])
+def test_a_cache_that_is_a_file_is_told_as_such(host: Host, verb: str) -> None:
+    """Hazard: exit code 8, as if a registry could not be reached."""
+    host.cache.touch()
+    done = host(*verb.split())
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+    assert "give a directory as --cache-dir" in done.err
+
+
+@pytest.mark.parametrize("parent", ["vm/disk.img", "n" * 300])
+def test_an_export_to_nowhere_is_a_mistake_of_the_command_line(imported: Host, parent: str) -> None:
+    """Hazard: exit code 8, with which scripts try again, as if a registry could not be reached."""
+    done = imported("export", REFERENCE, imported.directory / parent / "out")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
+    assert "cannot write" in done.err
+
+
 def test_no_permission_is_told(host: Host) -> None:
     """As a user who may not read the machine's disk; root may read all."""
     directory = vm_bundles.tart(host.directory / "vm")
@@ -300,16 +335,36 @@ def test_no_permission_is_told(host: Host) -> None:
     assert "Permission denied" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["ls", "verify", "prune", "pin x", "unpin x", "inspect x", "rm x", "export x out"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "ls",
+        "verify",
+        "prune",
+        "pin x",
+        "unpin x",
+        "inspect x",
+        "rm x",
+        "export x out",
+        "convert localhost:1/x localhost:1/y",
+    ],
+)
 def test_another_users_cache_is_told_as_such(imported: Host, verb: str) -> None:
+    """Hazard: a traceback, as `convert` had."""
     code = (
         "import os, importlib, vzkubelet.cli.verbs; "
         "[importlib.import_module('vzkubelet.cli.image.' + name) for name in "
-        "'ls verify prune pin unpin inspect rm export'.split()]; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
-        "os.chdir('/'); from vzkubelet.cli import main; main()"
+        "'ls verify prune pin unpin inspect rm export convert'.split()]; os.setgroups([]); "
+        "os.setgid(65534); os.setuid(65534); os.chdir('/'); from vzkubelet.cli import main; main()"
     )
     words = imported.command(*verb.split())[3:]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=WAIT_S)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, "DOCKER_CONFIG": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (5, "", 1), done.stderr
     assert "Permission denied" in done.stderr
     assert "--cache-dir" in done.stderr

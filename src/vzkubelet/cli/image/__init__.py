@@ -4,13 +4,14 @@ One module per verb, imported when it is called.
 """
 
 import difflib
+import errno
 import importlib
 import keyword
 from typing import Any
 
 import click
 
-from vzkubelet.errors import Forbidden, Unavailable
+from vzkubelet.errors import Forbidden, InvalidInput, Unavailable
 
 VERBS = {
     "pull": "Pull an image into the cache, where pods of this host find it.",
@@ -39,10 +40,15 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except Unavailable as exc:
-            if not isinstance(exc.__cause__, PermissionError):
-                raise
-            # The rooms count it as a fault of the host. To a person it says: not as this user.
-            raise Forbidden(f"{exc}: run it as the user of the agent, or give another --cache-dir") from exc
+            # The rooms count it as a fault of the host. To a person it says: not as this user, or not there.
+            match exc.__cause__:
+                case PermissionError():
+                    raise Forbidden(f"{exc}: run it as the user of the agent, or give another --cache-dir") from exc
+                case OSError(errno=errno.EROFS):
+                    raise Forbidden(f"{exc}: nothing can be written there, give another --cache-dir") from exc
+                case NotADirectoryError():
+                    raise InvalidInput(f"{exc}: give a directory as --cache-dir") from exc
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)

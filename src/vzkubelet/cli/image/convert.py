@@ -8,6 +8,7 @@ from vzkubelet.cli import flags, interruption
 from vzkubelet.cli.image import options
 from vzkubelet.cli.progress import bytes_bar
 from vzkubelet.images import Pusher, PushResult
+from vzkubelet.images.store import Store
 from vzkubelet.model.docker_config import RegistryCredential
 from vzkubelet.model.reference import parse
 
@@ -55,5 +56,6 @@ def convert(
             finally:
                 await pusher.close()
 
-        result = interruption.run(work())
+        with options.store_faults(Store(options.root(settings))):
+            result = interruption.run(work())
     options.show_pushed(result, targets, quiet=quiet, as_json=as_json)

@@ -8,7 +8,7 @@ import msgspec
 
 from vzkubelet.cli import flags, interruption, sizes
 from vzkubelet.cli.image import options
-from vzkubelet.errors import NotFound
+from vzkubelet.errors import NotFound, Unavailable
 from vzkubelet.images import inspection
 from vzkubelet.images.inspection import FileView, Inspection, LocalView, MachineView
 from vzkubelet.images.store import Store
@@ -38,7 +38,7 @@ def inspect(
     with options.store_faults(store):
         found = None if remote else inspection.local(store, target)
     if found is None:
-        found = _ask(target, given)
+        found = _here_too(store, _ask(target, given))
     if only_manifest:
         if found.manifest is None:
             raise NotFound(f"nothing is known of the manifest of {target}: it came from another program's cache")
@@ -54,6 +54,20 @@ def _ask(target: Reference, given: dict[str, Any]) -> Inspection:
     platforms = (options.parse_platform(given["wanted"]),) if given["wanted"] else ()
     credentials = options.credentials(target, given)
     return interruption.run(inspection.remote(target, credentials, platforms, **options.connection(given)))
+
+
+def _here_too(store: Store, asked: Inspection) -> Inspection:
+    """What the registry has told, with what this host has of that very image, whatever its name here."""
+    try:
+        with options.store_faults(store):
+            names = [parse(record.reference) for record in store.references() if record.manifest_digest == asked.digest]
+            known = next(filter(None, (inspection.local(store, name) for name in names)), None)
+    except Unavailable as exc:  # of another user, for example: the registry's answer is worth as much
+        click.echo(f"warning: what this host has is not known: {exc}", err=True)
+        return asked
+    if known is None:
+        return asked
+    return msgspec.structs.replace(asked, disk=known.disk, aux=known.aux, local=known.local)
 
 
 def _lines(found: Inspection) -> Iterator[tuple[str, str]]:

@@ -33,7 +33,7 @@ def login(registry: str, username: str | None, password: str | None, password_st
     server = server_of(registry)
     domain = HUB_DOMAIN if server == HUB_SERVER else server
     logins, transport = docker_logins(), options.connection(given)
-    wanted = _given(username, password, password_stdin)
+    wanted = options.login_given(username, password, password_stdin)
     if wanted is None:
         kept = None if username else interruption.run(_kept(logins, domain, transport))
         if kept is not None:
@@ -55,23 +55,6 @@ def docker_logins() -> DockerLogins:
     if directory is None:
         raise InvalidInput(f"{config.NO_HOME}, or set DOCKER_CONFIG")
     return DockerLogins(directory, config.helper_environment())
-
-
-def _given(username: str | None, password: str | None, password_stdin: bool) -> RegistryCredential | None:
-    """The login of the command line; None when it has to be asked for."""
-    if password is not None and password_stdin:
-        raise click.UsageError("--password and --password-stdin exclude each other")
-    if password_stdin:
-        if not username:
-            raise click.UsageError("--password-stdin needs --username")
-        password = sys.stdin.read().rstrip("\r\n")
-    if password is None:
-        return None
-    if not username:
-        raise click.UsageError("a password needs --username")
-    if not password:
-        raise click.UsageError("the password is empty")
-    return RegistryCredential(username, password)
 
 
 async def _kept(logins: DockerLogins, domain: str, transport: dict[str, Any]) -> RegistryCredential | None:

@@ -13,7 +13,7 @@ import msgspec
 from vzkubelet import config
 from vzkubelet.cli import interruption
 from vzkubelet.errors import InvalidInput
-from vzkubelet.images import Library, PushResult
+from vzkubelet.images import Library, PushResult, gzip_encoder
 from vzkubelet.images.credentials import DockerLogins
 from vzkubelet.images.push import FORMATS
 from vzkubelet.images.records import rfc3339
@@ -53,7 +53,12 @@ def written(given: dict[str, Any]) -> dict[str, Any]:
     base = parse(given["base"]) if given["base"] else None
     if base is not None and given["format_"] != "chunked":
         raise InvalidInput("--base: only images of --format chunked share chunks with older versions")
-    return {"format": given["format_"], "base": base, "level": given["level"]}
+    level = given["level"]
+    if level is not None and given["format_"] == "tart":
+        raise InvalidInput("--level: the compression of --format tart has no levels")
+    if level is not None and given["format_"] == "agoda" and level not in gzip_encoder.LEVELS:
+        raise InvalidInput(f"--level: {level} is for --format chunked; gzip takes 1 to {gzip_encoder.LEVELS[-1]}")
+    return {"format": given["format_"], "base": base, "level": level}
 
 
 def targets(text: str) -> list[Reference]:
@@ -129,17 +134,33 @@ def connection(given: dict[str, Any]) -> dict[str, Any]:
 
 def credentials(target: Reference, given: dict[str, Any]) -> tuple[RegistryCredential, ...]:
     """The login given, else those of ``docker login``, whose credential helpers are asked."""
-    username, password = given["username"], given["password"]
-    if given["password_stdin"]:
-        password = sys.stdin.read().rstrip("\r\n")
+    username = given["username"]
+    login = login_given(username, given["password"], given["password_stdin"])
+    if login is not None:
+        return (login,)
     if username:
-        return (RegistryCredential(username, password or ""),)
-    if password:
-        raise click.UsageError("a password needs --username")
+        raise click.UsageError("--username needs a password: give --password-stdin")
     directory = config.docker_config_directory()
     if directory is None:
         return ()
     return interruption.run(DockerLogins(directory, config.helper_environment()).lookup(target))
+
+
+def login_given(username: str | None, password: str | None, password_stdin: bool) -> RegistryCredential | None:
+    """The login of the command line; None without a password. Raises: UsageError."""
+    if password is not None and password_stdin:
+        raise click.UsageError("--password and --password-stdin exclude each other")
+    if password_stdin:
+        if not username:
+            raise click.UsageError("--password-stdin needs --username")
+        password = sys.stdin.read().rstrip("\r\n")
+    if password is None:
+        return None
+    if not username:
+        raise click.UsageError("a password needs --username")
+    if not password:
+        raise click.UsageError("the password is empty")
+    return RegistryCredential(username, password)
 
 
 def parse_platform(text: str) -> Platform:

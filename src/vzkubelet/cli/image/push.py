@@ -80,19 +80,18 @@ def _request(store: Store, target: Reference, given: dict[str, Any]) -> PushRequ
     Raises: InvalidInput, NotFound, UsageError, and what reading a bundle raises.
     """
     disk, aux, path, local = given["disk_path"], given["aux_path"], given["bundle_"], given["local"]
+    if local is not None and (disk or aux or path):
+        raise click.UsageError(
+            "--from does not go with --bundle, --disk-path and --aux-path: say which of them is meant"
+        )
     if path is not None:
-        bundle = machine.overridden(bundles.read(path), given)
-        bundles.check(bundle)
-        if bundle.disk_format is not bundles.DiskFormat.RAW:
-            raise InvalidInput(f"{bundle.disk} is no raw disk: `image import` it first, then push the image")
-        assert bundle.aux is not None
-        return PushRequest(disk or bundle.disk, bundle.aux, bundle.machine)
+        return _of_bundle(path, disk, given)
     if disk is not None and aux is not None:
         described = machine.described(given)
         if described.os == "darwin" and not (described.hardware_model and described.machine_id):
             raise InvalidInput("a macOS image needs --hardware-model and --machine-id: the guest does not boot without")
-        if disk.is_file() and bundles.format_of(disk) is not bundles.DiskFormat.RAW:
-            raise InvalidInput(f"{disk} is no raw disk: `image import` it first, then push the image")
+        _check_raw(disk, bundles.format_of(disk))
+        bundles.check_sectors(disk)
         bundles.check_unused((disk, aux), str(disk))
         return PushRequest(disk, aux, described)
     if disk is not None or aux is not None:
@@ -105,11 +104,31 @@ def _request(store: Store, target: Reference, given: dict[str, Any]) -> PushRequ
             f"{source} is not on this host: give --bundle, or --disk-path and --aux-path, or import it first"
         )
     record = found[1]
+    if given["os_"] or given["arch"]:
+        platform = f"{record.machine.os}/{record.machine.architecture}"
+        raise click.UsageError(f"--os and --arch do not go with {source} of this host, which is {platform}")
     return PushRequest(
         disk=store.content_path(record.disk.digest),
         aux=store.content_path(record.aux.digest),
         machine=machine.with_flags(record.machine, given),
     )
+
+
+def _of_bundle(path: Path, disk: Path | None, given: dict[str, Any]) -> PushRequest:
+    bundle = machine.overridden(bundles.read(path), given)
+    if disk is not None:
+        bundle = replace(bundle, disk=disk, disk_format=bundles.format_of(disk))
+        bundles.check_sectors(disk)
+    bundles.check(bundle)
+    _check_raw(bundle.disk, bundle.disk_format)
+    bundles.check_unused(bundle.files, str(path))  # also what the flags named
+    assert bundle.aux is not None
+    return PushRequest(bundle.disk, bundle.aux, bundle.machine)
+
+
+def _check_raw(disk: Path, format_: bundles.DiskFormat) -> None:
+    if format_ is not bundles.DiskFormat.RAW:
+        raise InvalidInput(f"{disk} is no raw disk: `image import` it first, then push the image")
 
 
 def _json_object(path: Path) -> dict[str, object]:

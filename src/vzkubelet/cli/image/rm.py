@@ -9,6 +9,7 @@ import msgspec
 
 from vzkubelet.cli import flags, sizes
 from vzkubelet.cli.image import options
+from vzkubelet.errors import NotFound
 from vzkubelet.model.reference import parse
 
 
@@ -22,11 +23,19 @@ def rm(ctx: click.Context, /, references: Sequence[str], quiet: bool, as_json: b
     """Remove images. Machines made of them live on."""
     library = options.library(flags.standalone(ctx))
     targets = [parse(reference) for reference in references]  # a bad one keeps the others
-    told = []
+    told, refusals = [], []
     for target in targets:
-        freed_bytes = asyncio.run(library.remove(str(target)))
+        try:
+            freed_bytes = asyncio.run(library.remove(str(target)))
+        except NotFound as exc:  # what is gone already keeps none of the others
+            refusals.append(exc)
+            continue
         told.append({"reference": str(target), "freedBytes": freed_bytes})
         if not (quiet or as_json):
             click.echo(f"Removed {target}, {sizes.size(freed_bytes)} freed")
     if as_json:
         click.echo(msgspec.json.encode(told))
+    for refusal in refusals[:-1]:
+        click.echo(f"error: {refusal}", err=True)
+    if refusals:
+        raise refusals[-1]

@@ -153,8 +153,10 @@ def read_fault(exc: OSError, path: Path) -> Error:
 def write_fault(exc: OSError, path: Path) -> Error:
     """A failure to write what the user asked for, as one of our errors."""
     reason = exc.strerror or str(exc)
-    if isinstance(exc, PermissionError):
+    if isinstance(exc, PermissionError) or exc.errno == errno.EROFS:
         return Forbidden(f"cannot write {path}: {reason}")
+    if isinstance(exc, NotADirectoryError | FileNotFoundError) or exc.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+        return InvalidInput(f"cannot write {path}: {reason}")
     if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         there = next(place for place in (path, *path.absolute().parents) if place.exists())
         free_bytes = shutil.disk_usage(there).free
