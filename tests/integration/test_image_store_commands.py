@@ -252,6 +252,16 @@ def test_removing_tells_what_was_freed(imported: Host) -> None:
     assert (missing.code, missing.err.count("\n")) == (3, 1)
 
 
+def test_names_that_go_with_a_digest_are_told(imported: Host) -> None:
+    """Hazard: `rm` of a digest took a tag along, even a pinned one, and named the digest only."""
+    imported.works("import", imported.directory / "vm", "localhost/mac:2")
+    inspected = imported.works("inspect", REFERENCE, "--json").json
+    assert isinstance(inspected, dict)
+    done = imported.works("rm", f"localhost/mac@{inspected['digest']}")
+    assert done.out.startswith(f"Removed {REFERENCE}, localhost/mac:2, 1.")
+    assert imported.works("ls", "-q").out == ""
+
+
 def test_an_image_that_is_gone_keeps_none_of_the_others(imported: Host) -> None:
     """Hazard: `rm` stopped at the first one that was not there, and its JSON kept silent on what it had removed."""
     second = "localhost/mac:2"
