@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from yarl import URL
 
 from tests.cluster.ports import free_port
 from tests.cluster.registry import BasicAuth
@@ -182,6 +183,19 @@ async def test_answers_and_no_second_try(serve: Serve, transport: Transport, sta
     assert caught.value.reason == "ErrImagePull"
     if status not in (204,):
         assert "DENIED because of reasons" in str(caught.value)
+
+
+async def test_tls_on_one_side_only_is_told_with_the_way_out(serve: Serve, transport: Transport) -> None:
+    """Hazards: WRONG_VERSION_NUMBER for a forgotten --plain-http; a bare 400 where the registry on loopback has TLS."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=400, text="Client sent an HTTP request to an HTTPS server.\n")
+
+    host = await serve(answer)
+    with pytest.raises(Unavailable, match="answers 400 to plain HTTP; if it wants TLS, name it by its host name"):
+        await repository(transport, host).manifest("1")
+    with pytest.raises(Unavailable, match=f"no TLS with {host}: .*if it is a registry without TLS, --plain-http"):
+        await transport.send("GET", URL(f"https://{host}/v2/"), "vm:1")
 
 
 async def test_login_is_not_sent_before_it_is_asked_for(serve: Serve, transport: Transport) -> None:

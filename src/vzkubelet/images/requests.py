@@ -152,6 +152,9 @@ class Requests:
                 return NotFound(f"{self.name}: not found: {missing} at {host}{because}", reason=PULL_REASON)
             case 401 | 403:
                 return Forbidden(f"{self.name}: {host} denies access to {what}{because}", reason=PULL_REASON)
+            case 400 if response.url.scheme == "http" and not detail:  # as servers answer that want TLS
+                way_out = "if it wants TLS, name it by its host name: loopback is asked without"
+                return Unavailable(f"{self.name}: {host} answers 400 to plain HTTP; {way_out}", reason=PULL_REASON)
             case 413:
                 return InvalidInput(f"{self.name}: {host} finds {what} too large{because}", reason=PULL_REASON)
             case 429:

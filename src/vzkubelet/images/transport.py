@@ -131,6 +131,10 @@ async def translated(name: str, url: URL) -> AsyncIterator[None]:
     except aiohttp.ClientConnectorCertificateError as exc:
         cause = clip(str(exc.certificate_error))
         raise Unavailable(f"{name}: the certificate of {host} is not trusted: {cause}", reason=PULL_REASON) from exc
+    except aiohttp.ClientConnectorSSLError as exc:
+        # What Python says of it, WRONG_VERSION_NUMBER, helps nobody who forgot the flag.
+        cause = f"{clip(str(exc.os_error))}; if it is a registry without TLS, --plain-http allows it"
+        raise Unavailable(f"{name}: no TLS with {host}: {cause}", reason=PULL_REASON) from exc
     except aiohttp.ClientConnectorError as exc:
         cause = exc.strerror or str(exc)
         raise Unavailable(f"{name}: {host} cannot be reached: {clip(cause)}", reason=PULL_REASON) from exc
