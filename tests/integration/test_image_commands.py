@@ -17,10 +17,10 @@ import pytest
 from tests.cluster.registry import BasicAuth, Registry
 from tests.support import vm_bundles
 from tests.support.cluster_fixtures import StartRegistry
-from tests.support.vm_images import MIB, make_files, push
-from vzkubelet.images import Library
+from tests.support.vm_images import MIB, RawRepository, make_files, push
+from vzkubelet.images import Library, Machine
 from vzkubelet.images.formats import agoda
-from vzkubelet.model.oci import Platform
+from vzkubelet.model.oci import INDEX, MANIFEST, Platform
 from vzkubelet.model.reference import parse
 
 WAIT_S = 60
@@ -422,6 +422,37 @@ async def test_a_conversion_to_every_format_and_back_keeps_every_bit(
         assert (exported / name).read_bytes() == (bundle / name).read_bytes()
     before, after = (json.loads((directory / "config.json").read_text()) for directory in (bundle, exported))
     assert {key: after[key] for key in before} == before
+
+
+async def test_a_platform_that_is_asked_for_is_what_is_shown_and_converted(
+    tmp_path: Path, registry: Registry, path: str
+) -> None:
+    """Hazard: the cache had the tag for Linux; --platform darwin/arm64 had no effect, and Linux was published."""
+    raw = RawRepository(registry.url, path)
+    entries = []
+    mac = Machine("darwin", "arm64", hardware_model=b"model", machine_id=b"machine")
+    for machine in (mac, Machine("linux", "amd64")):
+        reference = f"{registry.host}/{path}:{machine.os}"
+        await push(make_files(tmp_path / machine.os, data_bytes=64 * 1024), reference, machine=machine)
+        content = (await run(tmp_path, "inspect", reference, "--manifest"))[1].encode()
+        entry = {"mediaType": MANIFEST, "digest": raw.digest(machine.os), "artifactType": agoda.ARTIFACT_TYPE}
+        platform = {"os": machine.os, "architecture": machine.architecture}
+        entries.append(entry | {"size": len(content), "platform": platform})
+    raw.put_manifest("both", {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}, INDEX)
+    both = f"{registry.host}/{path}:both"
+    assert (await run(tmp_path, "pull", both, "--platform", "linux/amd64"))[0] == 0
+    for os_, wanted in (("darwin", "darwin/arm64"), ("linux", "linux/amd64")):
+        shown = json.loads((await run(tmp_path, "inspect", both, "--json", "--platform", wanted))[1])
+        assert (shown["machine"]["os"], "local" in shown) == (os_, os_ == "linux")
+    target = f"{registry.host}/{path}:tart"
+    code, output = await run(tmp_path, "convert", both, target, "--format", "tart", "--platform", "darwin/arm64")
+    assert code == 0, output
+    assert json.loads((await run(tmp_path, "inspect", target, "--json"))[1])["machine"]["os"] == "darwin"
+    only = f"{registry.host}/{path}:darwin"
+    for words in (["inspect", only], ["convert", only, target]):
+        code, output = await run(tmp_path, *words, "--platform", "linux/amd64")
+        assert (code, output.count("\n")) == (2, 1), output
+        assert "is an image for darwin/arm64, not for linux/amd64" in output
 
 
 async def test_a_push_that_is_ended_says_so_and_goes_on(tmp_path: Path, registry: Registry, path: str) -> None:

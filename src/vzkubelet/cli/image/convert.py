@@ -1,5 +1,6 @@
 """``macos-vz-kubelet image convert``."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -7,10 +8,11 @@ import click
 from vzkubelet.cli import flags, interruption
 from vzkubelet.cli.image import options
 from vzkubelet.cli.progress import bytes_bar
-from vzkubelet.images import Pusher, PushResult
+from vzkubelet.images import Pusher, PushResult, inspection
 from vzkubelet.images.store import Store
 from vzkubelet.model.docker_config import RegistryCredential
-from vzkubelet.model.reference import parse
+from vzkubelet.model.oci import Platform
+from vzkubelet.model.reference import Reference, parse
 
 
 @click.command()
@@ -39,7 +41,9 @@ def convert(
     credentials = options.credentials(targets[0], given)
     anonymous = given | {"username": None, "password": None, "password_stdin": False}
     own = credentials if origin.domain == targets[0].domain else options.credentials(origin, anonymous)
-    platforms = (options.parse_platform(wanted),) if wanted else ()
+    store = Store(options.root(settings))
+    if wanted:
+        origin = _of_platform(store, origin, options.parse_platform(wanted), own, options.connection(given))
     with bytes_bar(quiet=quiet or as_json) as report:
         pusher = Pusher(
             options.root(settings),
@@ -51,11 +55,27 @@ def convert(
         async def work() -> PushResult:
             try:
                 return await pusher.convert(
-                    origin, targets, created=options.created(), credentials=own, platforms=platforms, **written
+                    origin, targets, created=options.created(), credentials=own, platforms=options.host(), **written
                 )
             finally:
                 await pusher.close()
 
-        with options.store_faults(Store(options.root(settings))):
+        with options.store_faults(store):
             result = interruption.run(work())
     options.show_pushed(result, targets, quiet=quiet, as_json=as_json)
+
+
+def _of_platform(
+    store: Store,
+    origin: Reference,
+    wanted: Platform,
+    credentials: Sequence[RegistryCredential],
+    transport: dict[str, Any],
+) -> Reference:
+    """`origin` where this host has it for that platform, else that very image of its registry."""
+    with options.store_faults(store):
+        here = inspection.local(store, origin)
+    if here is not None and options.is_for(here, wanted):
+        return origin
+    digest = options.asked(origin, wanted, credentials, transport).digest
+    return parse(f"{origin.repository}@{digest}")

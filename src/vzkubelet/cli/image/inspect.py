@@ -8,10 +8,11 @@ import msgspec
 
 from vzkubelet.cli import flags, interruption, sizes
 from vzkubelet.cli.image import options
-from vzkubelet.errors import NotFound, Unavailable
+from vzkubelet.errors import InvalidInput, NotFound, Unavailable
 from vzkubelet.images import inspection
 from vzkubelet.images.inspection import FileView, Inspection, LocalView, MachineView
 from vzkubelet.images.store import Store
+from vzkubelet.model.oci import Platform
 from vzkubelet.model.reference import Reference, parse
 
 
@@ -37,8 +38,9 @@ def inspect(
     store = Store(options.root(settings))
     with options.store_faults(store):
         found = None if remote else inspection.local(store, target)
-    if found is None:
-        found = _here_too(store, _ask(target, given))
+    wanted = options.parse_platform(given["wanted"]) if given["wanted"] else None
+    if found is None or not (wanted is None or options.is_for(found, wanted)):
+        found = _here_too(store, _ask(target, wanted, given))
     if only_manifest:
         if found.manifest is None:
             raise NotFound(f"nothing is known of the manifest of {target}: it came from another program's cache")
@@ -50,10 +52,14 @@ def inspect(
             click.echo(f"{name + ':':<12}{text}")
 
 
-def _ask(target: Reference, given: dict[str, Any]) -> Inspection:
-    platforms = (options.parse_platform(given["wanted"]),) if given["wanted"] else ()
-    credentials = options.credentials(target, given)
-    return interruption.run(inspection.remote(target, credentials, platforms, **options.connection(given)))
+def _ask(target: Reference, wanted: Platform | None, given: dict[str, Any]) -> Inspection:
+    credentials, connection = options.credentials(target, given), options.connection(given)
+    if wanted is not None:
+        return options.asked(target, wanted, credentials, connection)
+    try:
+        return interruption.run(inspection.remote(target, credentials, options.host(), **connection))
+    except InvalidInput:  # nothing for this host is in the index: of what is, the first
+        return interruption.run(inspection.remote(target, credentials, **connection))
 
 
 def _here_too(store: Store, asked: Inspection) -> Inspection:

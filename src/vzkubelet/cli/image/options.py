@@ -1,5 +1,6 @@
 """What several image verbs take: the registry's login and transport, and how much is said."""
 
+import platform as platform_module
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ import msgspec
 from vzkubelet import config
 from vzkubelet.cli import interruption
 from vzkubelet.errors import InvalidInput
-from vzkubelet.images import Library, PushResult, gzip_encoder
+from vzkubelet.images import Library, PushResult, gzip_encoder, host_platforms, inspection
 from vzkubelet.images.credentials import DockerLogins
+from vzkubelet.images.inspection import Inspection
 from vzkubelet.images.push import FORMATS
 from vzkubelet.images.records import rfc3339
 from vzkubelet.images.store import Store, store_fault
@@ -169,6 +171,26 @@ def parse_platform(text: str) -> Platform:
     if not os_ or not architecture:
         raise InvalidInput(f"--platform: {text} is not of the form OS/ARCH, such as linux/amd64")
     return Platform(os=os_, architecture=architecture)
+
+
+def host() -> tuple[Platform, ...]:
+    """What this host runs."""
+    return host_platforms(sys.platform, platform_module.machine())
+
+
+def is_for(found: Inspection, wanted: Platform) -> bool:
+    return (found.machine.os, found.machine.architecture) == (wanted.os, wanted.architecture)
+
+
+def asked(
+    target: Reference, wanted: Platform, credentials: Sequence[RegistryCredential], transport: dict[str, Any]
+) -> Inspection:
+    """What a registry has under a reference for a platform. Raises: InvalidInput, and as `inspection.remote`."""
+    found = interruption.run(inspection.remote(target, credentials, (wanted,), **transport))
+    if not is_for(found, wanted):
+        of = f"{found.machine.os}/{found.machine.architecture}"
+        raise InvalidInput(f"--platform: {target} is an image for {of}, not for {wanted}")
+    return found
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext | None:
