@@ -19,7 +19,7 @@ import pytest_asyncio
 from tests.cluster.registry import Registry
 from tests.support.cluster_fixtures import StartRegistry
 from tests.support.registry_proxy import RegistryProxy
-from tests.support.vm_images import LINUX, MIB, RawRepository, make_files, push
+from tests.support.vm_images import LINUX, MIB, RawRepository, listed, make_files, push
 from vzkubelet.aio import cancel, spawn
 from vzkubelet.errors import Exhausted, Integrity, InvalidInput, Unavailable
 from vzkubelet.images import Library, Machine
@@ -330,9 +330,10 @@ async def shared(tmp_path: Path) -> AsyncIterator[Library]:
 async def test_killed_in_the_middle_of_a_pull_then_pulled_again(
     tmp_path: Path, registry: Registry, proxy: RegistryProxy, shared: Library, path: str, recovers: bool
 ) -> None:
-    files = make_files(tmp_path / "files")
+    # What is written is a MiB at least; what is held back must be far behind it.
+    files = make_files(tmp_path / "files", size_bytes=24 * MIB, data_bytes=16 * MIB)
     await push(files, f"{registry.host}/{path}:1")
-    proxy.hold_after_bytes = 1500_000
+    proxy.hold_after_bytes = 6 * MIB
     process = await start_pull(tmp_path, f"{proxy.host}/{path}:1")
     await asyncio.wait_for(proxy.held.wait(), WAIT_S)
     staging = tmp_path / "daemon" / "images" / "staging"
@@ -410,7 +411,7 @@ async def test_removing_frees_what_nothing_else_uses(
     await push(files, f"{registry.host}/{path}:1", f"{registry.host}/{path}:2")
     for tag in "12":
         await library.pull(f"{registry.host}/{path}:{tag}", [])
-    assert {row.reference for row in await library.listing()} == {f"{registry.host}/{path}:{tag}" for tag in "12"}
+    assert await listed(tmp_path / "cache") == {f"{registry.host}/{path}:{tag}" for tag in "12"}
     assert await library.remove(f"{registry.host}/{path}:1") == 0
     pulled = await library.find(f"{registry.host}/{path}:2")
     assert pulled is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vzkubelet.images import Machine, Pusher, PushRequest
+from vzkubelet.images import Machine, Pusher, PushRequest, Upkeep
 from vzkubelet.model.reference import parse
 from vzkubelet.ports import RegistryCredential
 
@@ -104,3 +104,9 @@ class RawRepository:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def listed(root: Path) -> set[str]:
+    """The references that a store has images for."""
+    images = (await Upkeep(root).usage()).images
+    return {reference.reference for image in images for reference in image.references}

@@ -7,7 +7,7 @@ Everything else is inside.
 from vzkubelet.images.collection import Collection, Rules
 from vzkubelet.images.findings import Finding, Verification
 from vzkubelet.images.formats import Machine
-from vzkubelet.images.library import Library, Listing
+from vzkubelet.images.library import Library
 from vzkubelet.images.platforms import host_platforms
 from vzkubelet.images.push import Pusher, PushProgress, PushRequest, PushResult
 from vzkubelet.images.upkeep import Upkeep
@@ -18,7 +18,6 @@ __all__ = [
     "Finding",
     "ImageUsage",
     "Library",
-    "Listing",
     "Machine",
     "PushProgress",
     "PushRequest",

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from vzkubelet.aio import run_blocking
 from vzkubelet.errors import Error, Forbidden, NotFound, Unauthenticated
 from vzkubelet.images import formats
+from vzkubelet.images.description import choose, describe
 from vzkubelet.images.formats import Chunked, Content, Machine, Streams
 from vzkubelet.images.records import ContentRecord, ImageRecord, ReferenceRecord, rfc3339
-from vzkubelet.images.registry import Document, Repository
+from vzkubelet.images.registry import Repository
 from vzkubelet.images.store import Store
 from vzkubelet.images.transport import Transport
-from vzkubelet.model.oci import Manifest, Platform
+from vzkubelet.model.oci import Index, Manifest, Platform
 from vzkubelet.model.reference import Reference
 from vzkubelet.ports import RegistryCredential
 
@@ -152,46 +152,31 @@ async def remote(
 
 async def _remote(repository: Repository, target: Reference, platforms: Sequence[Platform]) -> Inspection:
     root = await repository.manifest(target.digest or target.tag)
-    document, entries = await _choose(repository, root, platforms)
-    manifest = formats.read_manifest(document.content, repository.name)
-    artifact = formats.read(manifest, repository.name)
-    config = await repository.document(artifact.config) if artifact.config else b""
-    image_config = await repository.document(artifact.image_config) if artifact.image_config else None
-    machine = formats.read_machine(manifest, artifact, config, image_config, repository.name)
+    document, index = await choose(repository, root, platforms)
+    found = await describe(repository, document)
     return Inspection(
         reference=str(target),
         digest=document.digest,
         resolved_digest=_other(root.digest, document.digest),
-        format=_format_name(manifest),
-        machine=_machine(machine),
-        disk=_blobs_of(artifact.disk),
-        aux=_blobs_of(artifact.aux),
-        index=entries,
+        format=_format_name(found.manifest),
+        machine=_machine(found.machine),
+        disk=_blobs_of(found.artifact.disk),
+        aux=_blobs_of(found.artifact.aux),
+        index=_entries(index),
         manifest=msgspec.Raw(document.content),
     )
 
 
-async def _choose(
-    repository: Repository, root: Document, platforms: Sequence[Platform]
-) -> tuple[Document, tuple[EntryView, ...]]:
-    if not formats.is_index(root.media_type):
-        return root, ()
-    index = await run_blocking(formats.read_index, root.content, repository.name)
-    entries = tuple(
+def _entries(index: Index | None) -> tuple[EntryView, ...]:
+    return tuple(
         EntryView(
             digest=entry.digest,
             media_type=entry.media_type,
             artifact_type=entry.artifact_type,
             platform="" if entry.platform is None else str(entry.platform),
         )
-        for entry in index.manifests
+        for entry in (index.manifests if index is not None else ())
     )
-    for candidate in formats.candidates(index, platforms, repository.name):
-        document = await repository.manifest(candidate.digest)
-        manifest = formats.read_manifest(document.content, repository.name)
-        if formats.format_of(manifest) is not None:
-            return document, entries
-    raise formats.not_a_machine(repository.name, platforms)
 
 
 def _other(digest: str, known: str) -> str:

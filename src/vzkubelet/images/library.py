@@ -9,11 +9,10 @@ from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
 from vzkubelet.aio import BlockingPool, run_blocking, traced, uninterrupted
 from vzkubelet.errors import Error, Forbidden, InvalidInput, NotFound, Unauthenticated, clip
 from vzkubelet.images import formats
+from vzkubelet.images.description import choose, describe
 from vzkubelet.images.fetches import FULL, LEAST_ROOM_BYTES, Fetches, MakeRoom, faults_named
 from vzkubelet.images.formats import Artifact, Machine
 from vzkubelet.images.formats.artifact import PULL_REASON
@@ -23,27 +22,13 @@ from vzkubelet.images.registry import Document, Repository
 from vzkubelet.images.store import Store
 from vzkubelet.images.transport import Transport
 from vzkubelet.images.upkeep import Upkeep
-from vzkubelet.model.oci import MANIFEST_LIMIT_BYTES, Platform
+from vzkubelet.model.oci import Platform
 from vzkubelet.model.reference import Reference, parse
 from vzkubelet.ports import MachineImage, PullProgress, RegistryCredential
 
 _log = logging.getLogger(__name__)
 ANONYMOUS = RegistryCredential()
 Found = tuple[ReferenceRecord, ImageRecord]
-
-
-class Listing(msgspec.Struct, frozen=True, rename="camel"):
-    """One reference of the store."""
-
-    reference: str
-    manifest_digest: str
-    os: str
-    architecture: str
-    size_bytes: int
-    """Raw size of disk and auxiliary storage, holes included."""
-    allocated_bytes: int
-    """What they take of the volume; content that several references share is counted for each."""
-    pulled_at: str
 
 
 class Library:
@@ -146,10 +131,6 @@ class Library:
         with faults_named(reference):
             return await run_blocking(self._remove, target)
 
-    async def listing(self) -> tuple[Listing, ...]:
-        with faults_named(str(self._store.root)):
-            return await run_blocking(self._listing)
-
     async def close(self) -> None:
         self._store.close()
         await self._fetches.close()
@@ -164,7 +145,7 @@ class Library:
         repository = Repository(self._transport, target, credential)
         async with self._pulling(repository.name):
             root = await repository.manifest(target.digest or target.tag)
-            document = await self._choose(repository, root)
+            document, _ = await choose(repository, root, self._platforms)
             record = await run_blocking(self._store.image, document.digest)
             if record is None:
                 record = await self._pull_image(repository, target, document, progress)
@@ -180,18 +161,6 @@ class Library:
             await run_blocking(self._store.commit_reference, target, pointer)
         return self._image(target, record)
 
-    async def _choose(self, repository: Repository, root: Document) -> Document:
-        if not formats.is_index(root.media_type):
-            return root
-        index = formats.read_index(root.content, repository.name)
-        for entry in formats.candidates(index, self._platforms, repository.name):
-            if entry.size > MANIFEST_LIMIT_BYTES:
-                raise formats.invalid_image(f"{repository.name}: the manifest of {entry.size} bytes is too large")
-            chosen = await repository.manifest(entry.digest)
-            if formats.format_of(formats.read_manifest(chosen.content, repository.name)) is not None:
-                return chosen
-        raise formats.not_a_machine(repository.name, self._platforms)
-
     async def _pull_image(
         self,
         repository: Repository,
@@ -199,14 +168,10 @@ class Library:
         document: Document,
         progress: Callable[[PullProgress], None],
     ) -> ImageRecord:
-        manifest = formats.read_manifest(document.content, repository.name)
-        artifact = formats.read(manifest, repository.name)
-        config = await repository.document(artifact.config) if artifact.config else b""
-        image_config = await repository.document(artifact.image_config) if artifact.image_config else None
-        machine = formats.read_machine(manifest, artifact, config, image_config, repository.name)
-        self._check(machine, repository.name)  # before the disk is moved
-        aux, disk = await self._pull_contents(repository, target.repository, artifact, progress)
-        record = ImageRecord.of(document.digest, machine, disk, aux)
+        found = await describe(repository, document)
+        self._check(found.machine, repository.name)  # before the disk is moved
+        aux, disk = await self._pull_contents(repository, target.repository, found.artifact, progress)
+        record = ImageRecord.of(document.digest, found.machine, disk, aux)
         await run_blocking(self._store.commit_image, record, document.content)
         return record
 
@@ -279,26 +244,6 @@ class Library:
         if not records:
             raise NotFound(f"{target} is not on this host: see macos-vz-kubelet image ls")
         return self._store.remove(records) + self._store.sweep(unreferenced_images=False)
-
-    def _listing(self) -> tuple[Listing, ...]:
-        rows = []
-        for reference in self._store.references():
-            image = self._store.image_record(reference.manifest_digest)
-            if image is None or not self._store.is_complete(image, verify=False):
-                continue
-            paths = [self._store.content_path(content.digest) for content in image.contents]
-            rows.append(
-                Listing(
-                    reference=reference.reference,
-                    manifest_digest=image.manifest_digest,
-                    os=image.os,
-                    architecture=image.architecture,
-                    size_bytes=sum(content.size_bytes for content in image.contents),
-                    allocated_bytes=sum(path.stat().st_blocks * 512 for path in paths),
-                    pulled_at=reference.pulled_at,
-                )
-            )
-        return tuple(rows)
 
 
 def _summary(refusals: Sequence[Error]) -> Error:

@@ -8,7 +8,7 @@ import msgspec
 
 from vzkubelet.aio import run_blocking, uninterrupted
 from vzkubelet.errors import Error, Forbidden, NotFound, Unauthenticated
-from vzkubelet.images import formats
+from vzkubelet.images.description import choose, describe
 from vzkubelet.images.formats import chunked
 from vzkubelet.images.formats.artifact import Chunked, Content, Machine
 from vzkubelet.images.formats.chunk_index import ChunkIndex
@@ -18,7 +18,7 @@ from vzkubelet.images.records import ContentKind, ContentRecord
 from vzkubelet.images.registry import Document, Repository
 from vzkubelet.images.store import Store
 from vzkubelet.images.transport import Transport
-from vzkubelet.model.oci import Manifest, Platform
+from vzkubelet.model.oci import Platform
 from vzkubelet.model.reference import Reference
 from vzkubelet.ports import RegistryCredential
 
@@ -68,19 +68,15 @@ async def from_registry(
         InvalidInput, NotFound, Unauthenticated, Forbidden, Unavailable, Integrity, Unsupported.
     """
     repository, root = await _resolved(transport, reference, credentials)
-    name = str(reference)
-    manifest = await _machine_manifest(repository, root, platforms, name)
-    artifact = formats.read(manifest, name)
-    config = await repository.document(artifact.config) if artifact.config else b""
-    image_config = await repository.document(artifact.image_config) if artifact.image_config else None
-    machine = formats.read_machine(manifest, artifact, config, image_config, name)
+    document, _ = await choose(repository, root, platforms)
+    found = await describe(repository, document)
     async with AsyncExitStack() as opened:
         sources = []
-        for content in (artifact.disk, artifact.aux):
+        for content in (found.artifact.disk, found.artifact.aux):
             source = RemoteSource(content, await _index(repository, content), repository)
             opened.push_async_callback(run_blocking, source.close)
             sources.append(source)
-        yield Original(sources[0], sources[1], machine, _besides(image_config))
+        yield Original(sources[0], sources[1], found.machine, _besides(found.image_config))
 
 
 def _stored(store: Store, content: ContentRecord) -> FileSource:
@@ -102,21 +98,6 @@ async def _resolved(
             refusal = exc
     assert refusal is not None
     raise refusal
-
-
-async def _machine_manifest(
-    repository: Repository, root: Document, platforms: Sequence[Platform], name: str
-) -> Manifest:
-    if not formats.is_index(root.media_type):
-        return formats.read_manifest(root.content, name)
-    manifest = None
-    for entry in formats.candidates(formats.read_index(root.content, name), platforms, name):
-        document = await repository.manifest(entry.digest)
-        manifest = formats.read_manifest(document.content, name)
-        if formats.format_of(manifest) is not None:
-            break
-    assert manifest is not None
-    return manifest
 
 
 async def _index(repository: Repository, content: Content) -> ChunkIndex | None:
