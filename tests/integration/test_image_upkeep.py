@@ -88,21 +88,6 @@ def overlay(root: Path, image: MachineImage, uid: str = "uid") -> Path:
     return machines.machine(uid).base
 
 
-async def test_book_keeping_is_no_use_of_an_image(
-    tmp_path: Path, registry: Registry, path: str, library: Library
-) -> None:
-    """The image that was used longest ago is the first to be collected, however often its records are looked at."""
-    image = await pulled(library, registry, path, make_files(tmp_path / "files"))
-    store = Store(tmp_path / "cache")
-    used_at = store.last_used_at(image.manifest_digest)
-    await asyncio.sleep(0.02)
-    assert (await library.known(image.reference)) is not None
-    assert (await library.known(f"{registry.host}/{path}:none")) is None
-    assert store.last_used_at(image.manifest_digest) == used_at
-    assert (await library.find(image.reference)) is not None
-    assert store.last_used_at(image.manifest_digest) != used_at
-
-
 # --- Damage
 
 
