@@ -274,6 +274,15 @@ async def test_base_that_does_not_exist(tmp_path: Path, registry: Registry, push
         await push(files, f"{path}:1", format="chunked", base=parse(f"{registry.host}/{path}:none"))
 
 
+async def test_base_of_another_format_is_not_passed_over_in_silence(
+    tmp_path: Path, registry: Registry, push: Push, path: str
+) -> None:
+    files = make_vm(tmp_path / "files", size_bytes=MIB)
+    await push(files, f"{path}:1", format="agoda")
+    with pytest.raises(InvalidInput, match=f"{path}:1 is not in the chunked format"):
+        await push(files, f"{path}:2", format="chunked", base=parse(f"{registry.host}/{path}:1"))
+
+
 async def test_empty_and_missing_files(tmp_path: Path, push: Push, path: str) -> None:
     files = make_vm(tmp_path / "files", size_bytes=MIB)
     files.aux.write_bytes(b"")

@@ -181,7 +181,13 @@ class Pusher:
         """Versions whose blobs may be used again, the preferred one first."""
         found: list[Version | None] = []
         if image.base is not None:
-            found.append(await versions.find(self._repository(image.base, target), image.base))
+            given = await versions.find(self._repository(image.base, target), image.base)
+            if image.format == chunked_format.NAME and not isinstance(given.artifact.disk.layout, Chunked):
+                raise InvalidInput(
+                    f"{image.base} is not in the chunked format, so nothing of it can be used again: "
+                    "convert it, or push without a base"
+                )
+            found.append(given)
         found.append(await versions.look(repository, target))
         digests = await run_blocking(self._known_here, target)
         here = [Reference(target.domain, target.path, digest=digest) for digest in digests]
