@@ -1,6 +1,8 @@
-"""Ends that come from outside: Ctrl-C is Python's own affair, SIGTERM is made its equal here."""
+"""Ends that come from outside: Ctrl-C is Python's own affair, SIGTERM is made its equal here.
 
-import asyncio
+Every command line imports this, so it imports next to nothing itself.
+"""
+
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     Raises: Terminated, KeyboardInterrupt, after the work has cleaned up behind itself.
     """
+    import asyncio
+
     is_terminated = False
 
     async def main() -> T:
