@@ -7,15 +7,14 @@ XFS and btrfs, for QEMU a QCOW2 overlay, and a copy of the data extents last.
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
-import secrets
 import threading
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
-from vzkubelet.files import STAGING_PREFIX, reflink, sync_directory
+from vzkubelet.files import reflink, sync_directory
+from vzkubelet.machines import image_use
 from vzkubelet.machines.directory import MachineDirectory
 from vzkubelet.machines.qcow2 import create_overlay
 
@@ -87,9 +86,10 @@ def _overlay_named(source: Path, machine: MachineDirectory, users: Path, place: 
     with _shared_lock(users):
         source.stat()  # it may have been removed while we waited
         for directory in dict.fromkeys((machine.path, place)):
-            _register(users, directory / machine.base.name)
+            image_use.register(users, directory / machine.base.name)
         sync_directory(users)
-        machine.base.symlink_to(_relative(source, machine.path))
+        image_use.remember(users, machine.path)
+        machine.base.symlink_to(image_use.relative(source, machine.path))
         _create_overlay(machine)
 
 
@@ -121,20 +121,6 @@ def _is_current(descriptor: int, path: Path) -> bool:
         return os.fstat(descriptor).st_ino == path.stat().st_ino
     except FileNotFoundError:
         return False
-
-
-def _register(users: Path, base: Path) -> None:
-    """Let a link lead to `base`. Its name tells a person the machine, and is the same when that is made again."""
-    place = hashlib.sha256(os.fsencode(base.parent.absolute())).hexdigest()[:8]
-    staged = users / f"{STAGING_PREFIX}{secrets.token_hex(4)}"
-    staged.symlink_to(_relative(base, users))
-    staged.replace(users / f"{base.parent.name}.{place}")
-
-
-def _relative(target: Path, directory: Path) -> str:
-    """The name of `target` as seen from `directory`: right wherever the cache directory is moved or mounted."""
-    # The target itself may not be there yet, or be a link that is to be followed anew each time.
-    return os.path.relpath(target.parent.resolve() / target.name, directory.resolve())
 
 
 def copy_sparse(source: Path, target: Path, abort: threading.Event | None = None) -> None:

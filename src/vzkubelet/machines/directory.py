@@ -23,6 +23,7 @@ import msgspec
 
 from vzkubelet.errors import AlreadyExists, Error, Exhausted, InvalidInput, NotFound, Unavailable
 from vzkubelet.files import STAGING_PREFIX, sync, sync_directory, write_atomic
+from vzkubelet.machines import image_use
 from vzkubelet.ports import MachinePhase, MachineSpec, MachineStatus, Share
 
 _log = logging.getLogger(__name__)
@@ -263,14 +264,15 @@ class MachineRoot:
                 _sync_file(path)
             sync_directory(staging)
             staging.rename(final)
+            image_use.forget(final, staging)
             sync_directory(self.path)
         except OSError as exc:
-            shutil.rmtree(staging, ignore_errors=True)
+            _unmake(staging)
             if exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 raise AlreadyExists(f"machine {uid} exists already") from exc
             raise os_fault(exc, f"cannot create machine {uid}") from exc
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            _unmake(staging)
             raise
         finally:
             if lock is not None:
@@ -280,6 +282,7 @@ class MachineRoot:
         """Unmake a machine; the caller holds its lock. Repeating it does nothing."""
         final = self.machine(uid).path
         removing = self.path / f"{_REMOVING}{uid}-{secrets.token_hex(4)}"
+        image_use.forget(final, final)  # not after the rename: then there may be another machine of that name
         try:
             final.rename(removing)
         except FileNotFoundError:
@@ -305,6 +308,7 @@ class MachineRoot:
             if lock is None:
                 continue  # a living process works on it
             try:
+                image_use.forget(entry, entry)
                 shutil.rmtree(entry)
                 removed.append(entry.name)
             except OSError as exc:
@@ -312,6 +316,11 @@ class MachineRoot:
             finally:
                 os.close(lock)
         return removed
+
+
+def _unmake(staging: Path) -> None:
+    image_use.forget(staging, staging)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _sync_file(path: Path) -> None:
