@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vzkubelet.errors import InvalidInput, Unsupported
@@ -159,7 +159,12 @@ def test_a_corrupt_mark_is_believed(raw: Path, tmp_path: Path) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(0, 120) | st.integers(0, 400_000), st.integers(0, 255)), min_size=1, max_size=6))
+@example(changes=[(40, 128)])  # a table behind the last byte that there can be
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 120) | st.integers(0, 400_000), st.integers(0, 255)), min_size=1, max_size=6
+    )
+)
 def test_any_bytes_are_read_or_refused_within_bounds(
     tmp_path_factory: pytest.TempPathFactory, small: Path, changes: list[tuple[int, int]]
 ) -> None:

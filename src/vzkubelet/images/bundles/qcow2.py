@@ -226,11 +226,14 @@ class Reader:
         return self._exactly(offset, length)
 
     def _exactly(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._descriptor, length, offset) if offset < self._file_bytes else b""
+        cut_off = f"it is cut off: it has {self._file_bytes} bytes, and refers to {offset + length}"
+        if offset + length > self._file_bytes:  # also what no system call takes for an offset
+            raise self._damaged(cut_off)
+        data = os.pread(self._descriptor, length, offset)
         while len(data) < length:
             more = os.pread(self._descriptor, length - len(data), offset + len(data))
             if not more:
-                raise self._damaged(f"it is cut off: it has {self._file_bytes} bytes, and refers to {offset + length}")
+                raise self._damaged(cut_off)
             data += more
         return data
 
