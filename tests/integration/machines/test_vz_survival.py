@@ -120,6 +120,17 @@ async def test_a_power_off_that_no_daemon_saw_is_no_fault(world: VzWorld) -> Non
     assert abs(status.stopped_at - ended_at) < 1.0
 
 
+async def settled_phases(world: VzWorld, driver: MachineDriver) -> dict[str, MachinePhase]:
+    """What the machines are once as many helpers live as machines run: one that the dead daemon had told to end may
+    still be ending when it is asked first."""
+    async with asyncio.timeout(20):
+        while True:
+            phases = {uid: (await driver.status(uid)).phase for uid in await driver.machines()}
+            if len(helpers(world)) == sum(phase is MachinePhase.RUNNING for phase in phases.values()):
+                return phases
+            await asyncio.sleep(0.05)
+
+
 async def test_a_daemon_killed_at_any_moment_leaves_nothing_half_made(world: VzWorld) -> None:
     moments = random.Random(20261121)
     for _ in range(6):
@@ -130,8 +141,7 @@ async def test_a_daemon_killed_at_any_moment_leaves_nothing_half_made(world: VzW
         finally:
             daemon.die()
         driver = await world.driver()
-        phases = {uid: (await driver.status(uid)).phase for uid in await driver.machines()}
-        assert len(helpers(world)) == sum(phase is MachinePhase.RUNNING for phase in phases.values())
+        phases = await settled_phases(world, driver)
         assert [name for name in world.leftovers() if name.startswith(".")] == []
         for uid in phases:
             await driver.delete(uid)
