@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import vm_bundles
 from tests.support.vm_bundles import HARDWARE_MODEL, MAC_ADDRESS, MACHINE_ID, MIB
+from tests.support.xfs_volume import xfs_volume
 from vzkubelet.errors import (
     AlreadyExists,
     Conflict,
@@ -551,17 +552,8 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def xfs(tmp_path: Path) -> Iterator[Path]:
-    """An XFS of its own on a loop device."""
-    backing, mounted = tmp_path / "xfs.img", tmp_path / "xfs"
-    mounted.mkdir()
-    with backing.open("wb") as file:
-        file.truncate(512 * MIB)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", backing], check=True)
-    subprocess.run(["mount", "-o", "loop", backing, mounted], check=True)
-    try:
+    with xfs_volume(tmp_path) as mounted:
         yield mounted
-    finally:
-        subprocess.run(["umount", mounted], check=True)
 
 
 def used_bytes(volume: Path) -> int:

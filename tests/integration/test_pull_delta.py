@@ -3,8 +3,6 @@
 import asyncio
 import random
 import re
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from tests.cluster.registry import Registry
 from tests.support import pulls, wire_images
 from tests.support.registry_proxy import RegistryProxy
 from tests.support.vm_images import MIB, RawRepository, VmFiles
+from tests.support.xfs_volume import xfs_volume
 from vzkubelet.images import Library
 from vzkubelet.images.pull import writer
 from vzkubelet.images.store import Store
@@ -40,22 +39,8 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     if request.param == "copied":
         yield tmp_path / "cache"
         return
-    volume = tmp_path / "volume"
-    volume.mkdir()
-    with (tmp_path / "xfs").open("wb") as image:
-        image.truncate(400 * MIB)
-    run("mkfs.xfs", "-q", "-m", "reflink=1", str(tmp_path / "xfs"))
-    run("mount", "-o", "loop", str(tmp_path / "xfs"), str(volume))
-    try:
-        yield volume / "cache"
-    finally:
-        run("umount", str(volume))
-
-
-def run(*command: str) -> None:
-    found = shutil.which(command[0])
-    assert found, f"{command[0]} is not installed: run `make setup`"
-    subprocess.run([found, *command[1:]], check=True, capture_output=True)
+    with xfs_volume(tmp_path) as mounted:
+        yield mounted / "cache"
 
 
 @pytest_asyncio.fixture

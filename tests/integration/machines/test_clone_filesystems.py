@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.xfs_volume import xfs_volume
 from vzkubelet.files import reflink
 from vzkubelet.machines.clone import CloneMethod, clone_disk_for_qemu, clone_file
 from vzkubelet.machines.directory import MachineDirectory
@@ -191,19 +192,8 @@ def test_an_image_removed_while_a_clone_waited_is_missed_before_there_is_an_over
 
 @pytest.fixture
 def xfs(tmp_path: Path) -> Iterator[Path]:
-    """An XFS of its own on a loop device."""
-    if shutil.which("mkfs.xfs", path="/usr/sbin:/sbin:/usr/bin") is None:
-        pytest.skip("mkfs.xfs is not installed (package xfsprogs)")
-    backing, mounted = tmp_path / "xfs.img", tmp_path / "xfs"
-    mounted.mkdir()
-    with backing.open("wb") as file:
-        file.truncate(512 * MIB)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", backing], check=True)
-    subprocess.run(["mount", "-o", "loop", backing, mounted], check=True)
-    try:
+    with xfs_volume(tmp_path) as mounted:
         yield mounted
-    finally:
-        subprocess.run(["umount", mounted], check=True)
 
 
 def test_xfs_shares_the_blocks_of_disk_and_firmware_store(xfs: Path) -> None:

@@ -172,10 +172,7 @@ class Destination:
                 raise _SessionLost(str(exc)) from exc
             except Unavailable as exc:
                 failures += 1
-                if failures == self._patience.attempts:
-                    raise
-                _log.warning("%s; goes on where the registry has got to", exc)
-                await asyncio.sleep(self._delay_s(failures - 1))
+                await self._bear(exc, failures)
                 await self._go_on(session, exc)
         if ledger is not None and not isinstance(session.begun, CarriedUpload):
             record = UploadRecord(location=session.begun.location, offset=part.end, digest=digest)
@@ -198,10 +195,7 @@ class Destination:
                 raise _SessionLost(str(exc)) from exc
             except Unavailable as exc:
                 failures += 1
-                if failures == self._patience.attempts:
-                    raise
-                _log.warning("%s; trying again", exc)
-                await asyncio.sleep(self._delay_s(failures - 1))
+                await self._bear(exc, failures)
                 if await self._patiently(lambda: self.repository.has_blob(compressed.digest)):
                     return None  # only the answer was lost
                 await self._go_on(session, exc)
@@ -235,10 +229,14 @@ class Destination:
                 return await request()
             except Unavailable as exc:
                 failures += 1
-                if failures == self._patience.attempts:
-                    raise
-                _log.warning("%s; trying again", exc)
-                await asyncio.sleep(self._delay_s(failures - 1))
+                await self._bear(exc, failures)
+
+    async def _bear(self, exc: Unavailable, failures: int) -> None:
+        """Wait before the next attempt after so many failures; raises `exc` when there is none."""
+        if failures == self._patience.attempts:
+            raise exc
+        _log.warning("%s; trying again", exc)
+        await asyncio.sleep(self._delay_s(failures - 1))
 
     def _delay_s(self, failures: int) -> float:
         delay_s = min(self._patience.delay_s * 2.0**failures, self._patience.delay_max_s)
