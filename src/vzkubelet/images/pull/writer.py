@@ -27,8 +27,6 @@ _ALIGNMENT_BYTES = 4096
 BUFFER_BYTES = 1024 * 1024
 """One write. More is not faster, and what waits here is lost by a kill."""
 _NOT_DIRECT = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
-_NO_REFLINK = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS})
 _NO_PUNCHING = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS})
 
 
@@ -65,33 +63,14 @@ class RawFile:
 
         Raises: OSError.
         """
-        try:
-            if sys.platform == "darwin":
-                self._become_clone(source)
-            else:
-                descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    fcntl.ioctl(self._plain, _FICLONE, descriptor)
-                finally:
-                    os.close(descriptor)
-        except OSError as exc:
-            if exc.errno not in _NO_REFLINK:
-                raise
-            return False
-        return True
-
-    def _become_clone(self, source: Path) -> None:
-        """clonefile(2) makes new files only: the clone takes this one's place."""
-        clone = self.path.with_name(self.path.name + ".clone")
+        clone = self.path.with_name(self.path.name + ".clone")  # only a new file can be one
         clone.unlink(missing_ok=True)
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.clonefile(os.fsencode(source), os.fsencode(clone), 0):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(source))
-        clone.chmod(0o600)
+        if not files.reflink(source, clone):
+            return False
         clone.replace(self.path)
         self.close()
         self._open()
+        return True
 
     def clear(self, start: int, end: int) -> None:
         """Make a range zeros, and a hole where the file system can."""
